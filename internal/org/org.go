@@ -1,0 +1,287 @@
+package org
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// ServerName names a member of the group, for example "MBX1".
+type ServerName string
+
+// SiteName names a place with its own power and network.
+type SiteName string
+
+// DatabaseName names a mailbox database, for example "DB01".
+type DatabaseName string
+
+// VolumeName names a disk of a server that holds database copies.
+type VolumeName string
+
+// OrganizationID is the stable identity of a tenant.
+type OrganizationID string
+
+// Term counts the changes of who is active for a database. Everything a copy
+// sends carries it; a copy refuses what comes with an older one.
+type Term uint64
+
+// LSN is a position in a database's log: a byte offset in one endless stream
+// that has the same bytes at the same position on every copy.
+type LSN uint64
+
+// GenerationSize is the nominal size of a log generation in bytes
+// (Exchange: 1 MiB log files).
+const GenerationSize = 1 << 20
+
+// Generation tells the log generation that holds the position.
+func (l LSN) Generation() uint64 { return uint64(l) / GenerationSize }
+
+// Generations counts the log generations between two positions, rounded up:
+// one byte missing is one log behind.
+func Generations(from, to LSN) uint64 {
+	if to <= from {
+		return 0
+	}
+	return (uint64(to-from) + GenerationSize - 1) / GenerationSize
+}
+
+// MailboxID is the stable identity of a mailbox.
+type MailboxID [16]byte
+
+// NewMailboxID makes a random identity.
+func NewMailboxID() MailboxID {
+	var id MailboxID
+	rand.Read(id[:]) // never fails (crypto/rand)
+	return id
+}
+
+func (id MailboxID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id MailboxID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (id *MailboxID) UnmarshalText(b []byte) error {
+	if len(b) != 32 {
+		return fmt.Errorf("mailbox id %q: want 32 hex digits", b)
+	}
+	_, err := hex.Decode(id[:], b)
+	return err
+}
+
+// MailboxRef tells which mailbox and where it lives. Owner is only for logs.
+type MailboxRef struct {
+	ID       MailboxID    `json:"id" cbor:"1,keyasint"`
+	Database DatabaseName `json:"database" cbor:"2,keyasint"`
+}
+
+// Server is a member of the group, as kept in the agreed state.
+type Server struct {
+	Name     ServerName `json:"name"`
+	Identity string     `json:"identity"` // random, made at init or join; a wiped server that returns has another
+	Site     SiteName   `json:"site,omitempty"`
+	Witness  bool       `json:"witness,omitempty"` // votes, holds no mailboxes
+	Voter    bool       `json:"voter,omitempty"`   // runs an etcd member
+	// ClusterAddr is host:port for all traffic between servers.
+	ClusterAddr string `json:"cluster_addr"`
+	// PeerURL and ClientURL are etcd's, empty where it does not vote.
+	PeerURL string       `json:"peer_url,omitempty"`
+	Volumes []VolumeName `json:"volumes,omitempty"`
+	Version string       `json:"version,omitempty"`
+	Joined  time.Time    `json:"joined"`
+
+	ActivationPolicy       ActivationPolicy `json:"activation_policy,omitempty"`
+	MaximumActive          int              `json:"maximum_active_databases,omitempty"`           // hard, 0 = none
+	MaximumPreferredActive int              `json:"maximum_preferred_active_databases,omitempty"` // soft, 0 = none
+	AutoDatabaseMountDial  MountDial        `json:"auto_database_mount_dial,omitempty"`
+}
+
+// ActivationPolicy says whether copies on a server may be activated by the
+// system (Exchange: DatabaseCopyAutoActivationPolicy).
+type ActivationPolicy string
+
+// Activation policies. The zero value means Unrestricted.
+const (
+	ActivationUnrestricted ActivationPolicy = "Unrestricted"
+	ActivationIntrasite    ActivationPolicy = "IntrasiteOnly"
+	ActivationBlocked      ActivationPolicy = "Blocked"
+)
+
+// MountDial says how many log generations may be missing in a mount that the
+// system does by itself (Exchange: AutoDatabaseMountDial). The zero value
+// means Lossless: a lossy mount happens only where somebody asked for it.
+type MountDial string
+
+// Mount dials.
+const (
+	DialLossless         MountDial = "Lossless"
+	DialGoodAvailability MountDial = "GoodAvailability" // up to 6 generations
+	DialBestAvailability MountDial = "BestAvailability" // up to 12 generations
+	DialBestEffort       MountDial = "BestEffort"       // any loss; only for a manual move
+)
+
+// MissingAllowed tells how many log generations the dial accepts to lose.
+func (d MountDial) MissingAllowed() uint64 {
+	switch d {
+	case DialGoodAvailability:
+		return 6
+	case DialBestAvailability:
+		return 12
+	case DialBestEffort:
+		return 1 << 62
+	}
+	return 0
+}
+
+// Redundancy says when a database confirms changes.
+type Redundancy string
+
+// Redundancy policies. The zero value means TwoWhilePossible.
+const (
+	// TwoWhilePossible confirms nothing on one copy as long as another
+	// copy's server is a live member that can store; alone otherwise.
+	TwoWhilePossible Redundancy = "two-while-possible"
+	// AlwaysTwo answers with a temporary error instead of going on alone.
+	AlwaysTwo Redundancy = "always-two"
+)
+
+// Database is the definition of a mailbox database in the agreed state. Who
+// is active is kept apart, in Mount.
+type Database struct {
+	Name        DatabaseName `json:"name"`
+	Identity    string       `json:"identity"` // random; a database made anew under an old name has another
+	Copies      []Copy       `json:"copies"`
+	Redundancy  Redundancy   `json:"redundancy,omitempty"`
+	SegmentSize int64        `json:"segment_size,omitempty"` // bytes, 0 = default
+	Dismounted  bool         `json:"dismounted,omitempty"`   // an administrator took it offline
+	Created     time.Time    `json:"created"`
+}
+
+// Copy is one instance of a database on one server.
+type Copy struct {
+	Server     ServerName `json:"server"`
+	Volume     VolumeName `json:"volume,omitempty"`
+	Preference int        `json:"activation_preference"` // 1 = most preferred
+
+	Suspended           bool   `json:"suspended,omitempty"` // takes no log
+	ActivationSuspended bool   `json:"activation_suspended,omitempty"`
+	SuspendComment      string `json:"suspend_comment,omitempty"`
+	// SeedFrom names the copy to seed from, empty for the active one.
+	SeedFrom ServerName `json:"seed_from,omitempty"`
+	// SeedRate limits a seed in bytes per second, 0 = no limit.
+	SeedRate int64 `json:"seed_rate,omitempty"`
+	// SeedCount grows by one each time an administrator orders a reseed from
+	// nothing.
+	SeedCount int `json:"seed_count,omitempty"`
+}
+
+// Copy returns the copy on the server.
+func (d Database) Copy(s ServerName) (Copy, bool) {
+	i := slices.IndexFunc(d.Copies, func(c Copy) bool { return c.Server == s })
+	if i < 0 {
+		return Copy{}, false
+	}
+	return d.Copies[i], true
+}
+
+// Mount says who is active for a database. It changes only by compare and
+// swap: by Active Manager, or, for the in-sync set, by the active itself.
+type Mount struct {
+	Database DatabaseName `json:"database"`
+	Term     Term         `json:"term"`
+	Active   ServerName   `json:"active"` // empty: dismounted
+	// InSync are the servers whose copies hold everything confirmed. The
+	// active confirms a change when all of them have it on stable storage.
+	InSync []ServerName `json:"in_sync"`
+	// AloneSince is the position from which changes were confirmed on one
+	// copy only, with the time it began; nil when at least two hold all.
+	AloneSince *AloneMark `json:"alone_since,omitempty"`
+	// Lossy is set by a mount that may have lost the end of the log and kept
+	// until the missing interval was asked for again.
+	Lossy *LossyMark `json:"lossy,omitempty"`
+	Since time.Time  `json:"since"`
+	Why   string     `json:"why,omitempty"`
+	// Revision is the agreed state's, for compare and swap; not stored.
+	Revision int64 `json:"-"`
+}
+
+// AloneMark is where a database began to confirm changes on one copy.
+type AloneMark struct {
+	LSN  LSN       `json:"lsn"`
+	Time time.Time `json:"time"`
+}
+
+// LossyMark records a lossy mount: what the former active may have held
+// beyond From is not in this history.
+type LossyMark struct {
+	Former ServerName `json:"former"`
+	From   LSN        `json:"from"`
+	Time   time.Time  `json:"time"`
+}
+
+// IsInSync tells whether the server is a member of the in-sync set.
+func (m Mount) IsInSync(s ServerName) bool { return slices.Contains(m.InSync, s) }
+
+// CopyState is the status of a copy (Exchange: Get-MailboxDatabaseCopyStatus).
+type CopyState string
+
+// Copy states.
+const (
+	CopyMounted                CopyState = "Mounted"
+	CopyMounting               CopyState = "Mounting"
+	CopyDismounted             CopyState = "Dismounted"
+	CopyDismounting            CopyState = "Dismounting"
+	CopyHealthy                CopyState = "Healthy"
+	CopyInitializing           CopyState = "Initializing"
+	CopyResynchronizing        CopyState = "Resynchronizing"
+	CopySeeding                CopyState = "Seeding"
+	CopySuspended              CopyState = "Suspended"
+	CopyFailed                 CopyState = "Failed"
+	CopyFailedAndSuspended     CopyState = "FailedAndSuspended"
+	CopyDisconnectedAndHealthy CopyState = "DisconnectedAndHealthy"
+	CopyServiceDown            CopyState = "ServiceDown"
+)
+
+// CopyStatus is what a server reports of one of its copies.
+type CopyStatus struct {
+	Database DatabaseName `json:"database" cbor:"1,keyasint"`
+	Server   ServerName   `json:"server" cbor:"2,keyasint"`
+	State    CopyState    `json:"state" cbor:"3,keyasint"`
+	Reason   string       `json:"reason,omitempty" cbor:"4,keyasint,omitempty"`
+	Term     Term         `json:"term" cbor:"5,keyasint"`
+	// Generated is the end of the active's log as this copy last heard it,
+	// Copied what is durable here, Committed what is known confirmed, Replayed what
+	// the index has applied.
+	Generated LSN  `json:"log_generated" cbor:"6,keyasint"`
+	Copied    LSN  `json:"log_copied" cbor:"7,keyasint"`
+	Committed LSN  `json:"log_committed" cbor:"8,keyasint"`
+	Replayed  LSN  `json:"log_replayed" cbor:"9,keyasint"`
+	InSync    bool `json:"in_sync" cbor:"10,keyasint"`
+	// SeedTotal and SeedDone are bytes; zero when no seed is under way.
+	SeedTotal  int64      `json:"seed_total,omitempty" cbor:"11,keyasint,omitempty"`
+	SeedDone   int64      `json:"seed_done,omitempty" cbor:"12,keyasint,omitempty"`
+	SeedSource ServerName `json:"seed_source,omitempty" cbor:"13,keyasint,omitempty"`
+	Repairs    uint64     `json:"repairs,omitempty" cbor:"14,keyasint,omitempty"` // damaged ranges mended from another copy
+	VolumeFull bool       `json:"volume_full,omitempty" cbor:"15,keyasint,omitempty"`
+	DiskUsed   int64      `json:"disk_used,omitempty" cbor:"16,keyasint,omitempty"` // bytes on disk of log and index
+}
+
+// CopyQueueLength is the number of log generations the copy has not received.
+func (s CopyStatus) CopyQueueLength() uint64 { return Generations(s.Copied, s.Generated) }
+
+// ReplayQueueLength is the number of log generations received and not replayed.
+func (s CopyStatus) ReplayQueueLength() uint64 { return Generations(s.Replayed, s.Copied) }
+
+var nameRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+
+// ValidName reports whether s may name a server, site, volume or database:
+// it becomes a path element, a key and a DNS label.
+func ValidName(s string) error {
+	if !nameRE.MatchString(s) {
+		return fmt.Errorf("name %q: want 1 to 63 of A-Z a-z 0-9 _ -, beginning with a letter or digit", s)
+	}
+	return nil
+}
