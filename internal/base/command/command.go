@@ -34,6 +34,8 @@ const (
 //	enum:"a,b"      allowed values
 //	required:"true" must be given
 //	secret:"true"   asked for without echo, never logged or audited
+//	scope:"domain"  the value names what belongs to an organization: see Field
+//	complete:"server list"  the command that completes the value in a shell
 //
 // Fields of Out carry json and, for the CLI's tables, col:"HEADING" (col:"-" hides
 // a field from the table; it stays in --json).
@@ -51,6 +53,10 @@ type Command struct {
 	Dangerous bool
 	// Stream commands send progress lines through Progress until they are done.
 	Stream bool
+	// Scoped says that Run itself keeps to CallerOf(ctx).Organization. Other
+	// commands need a parameter with a scope to be open to a caller who is
+	// bound to one organization; the door checks that one.
+	Scoped bool
 
 	In, Out reflect.Type
 	Run     func(ctx context.Context, in any) (any, error)

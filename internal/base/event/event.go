@@ -27,11 +27,11 @@ type Definition struct {
 
 // Event is one occurrence.
 type Event struct {
-	Code     int       `json:"code"`
-	Name     string    `json:"name"`
-	Level    string    `json:"level"`
-	Time     time.Time `json:"time"`
-	Sentence string    `json:"sentence"`
+	Code     int       `json:"code" col:"CODE"`
+	Name     string    `json:"name" col:"-"`
+	Level    string    `json:"level" col:"LEVEL"`
+	Time     time.Time `json:"time" col:"TIME"`
+	Sentence string    `json:"sentence" col:"EVENT"`
 }
 
 var (
