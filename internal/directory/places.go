@@ -1,0 +1,61 @@
+package directory
+
+import (
+	"sync"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// placesFor is how long the count of mailboxes per database is believed; what is
+// created here meanwhile is counted along.
+const placesFor = 5 * time.Second
+
+// places knows how many mailboxes each database has.
+type places struct {
+	mu    sync.Mutex // guards all below
+	count map[org.DatabaseName]int
+	at    time.Time
+}
+
+// choose names the database for a new mailbox: the wanted one, or the one with
+// the fewest mailboxes of those that are not taken offline.
+func (d *Directory) choose(v View, wanted org.DatabaseName) (org.DatabaseName, error) {
+	p := &d.places
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := time.Now(); p.count == nil || now.Sub(p.at) > placesFor {
+		p.count, p.at = d.countPlaces(v), now
+	}
+	var best org.DatabaseName
+	for _, db := range v.Databases() {
+		if wanted != "" {
+			if db.Name == wanted {
+				return wanted, nil
+			}
+			continue
+		}
+		if !db.Dismounted && (best == "" || p.count[db.Name] < p.count[best]) {
+			best = db.Name
+		}
+	}
+	switch {
+	case wanted != "":
+		return "", kind.WithHint(kind.Errorf(kind.NotFound, "database %s: no such database", wanted), "postern database list")
+	case best == "":
+		return "", kind.WithHint(kind.Errorf(kind.Busy, "choose a database: there is none online"), "postern database create")
+	}
+	p.count[best]++
+	return best, nil
+}
+
+func (d *Directory) countPlaces(v View) map[org.DatabaseName]int {
+	n := map[org.DatabaseName]int{}
+	for key, it := range v.Prefix("recipients/") {
+		if r := d.rows.get(key, it); r != nil && r.IsMailbox() {
+			n[r.Database]++
+		}
+	}
+	return n
+}
