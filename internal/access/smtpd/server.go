@@ -1,0 +1,303 @@
+package smtpd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postern-mail/postern/internal/access/proxyproto"
+	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/kind"
+)
+
+// Deps is what the doors need from others. Directory and Store must be there.
+type Deps struct {
+	Directory Directory
+	Store     Store
+	TLS       *tls.Config // nil: no STARTTLS, and the doors for users cannot open
+	Log       *slog.Logger
+	Events    *event.Log
+	Metrics   prometheus.Registerer
+}
+
+// door is one of the three services.
+type door struct {
+	name     string
+	users    bool // logins are needed and offered
+	implicit bool // TLS from the first byte
+	cfg      Door
+	from     []netip.Prefix // load balancers
+}
+
+// Server is the SMTP doors of one server.
+type Server struct {
+	cfg     Config
+	deps    Deps
+	tls     *tls.Config
+	log     *slog.Logger
+	doors   []*door
+	gate    *gate
+	rates   *rates
+	memory  budget
+	blocks  blocks
+	full    fullBoxes
+	metrics *metrics
+
+	stopping chan struct{} // closed when Run begins to drain
+	ready    chan struct{} // closed when all doors listen
+	warned   atomic.Int64  // Unix seconds of the last event about limits
+
+	mu    sync.Mutex // guards the two below
+	conns map[*conn]struct{}
+	addrs map[string][]net.Addr
+}
+
+// New checks the configuration and returns doors that are still shut.
+func New(cfg Config, deps Deps) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, kind.Errorf(kind.Invalid, "smtp: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg: cfg, deps: deps, tls: deps.TLS, log: deps.Log.With("part", "smtp"),
+		gate:     newGate(cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
+		rates:    newRates(cfg.AccountMessagesPerMinute, cfg.AccountRecipientsPerHour),
+		stopping: make(chan struct{}), ready: make(chan struct{}),
+		conns: map[*conn]struct{}{}, addrs: map[string][]net.Addr{},
+	}
+	s.memory.max = cfg.MessageMemory
+	s.metrics = newMetrics(deps.Metrics, &s.memory)
+	s.doors = []*door{
+		{name: "receive", cfg: cfg.Receive},
+		{name: "submission", users: true, cfg: cfg.Submission},
+		{name: "submissions", users: true, implicit: true, cfg: cfg.Submissions},
+	}
+	for _, d := range s.doors {
+		if d.users && len(d.cfg.Listen) > 0 && s.tls == nil {
+			return nil, kind.WithHint(kind.Errorf(kind.Invalid, "smtp: %s listens but there is no certificate", d.name), "set [tls] or remove the addresses")
+		}
+		d.from, _ = d.cfg.networks() // Validate has read them
+	}
+	return s, nil
+}
+
+// Ready is closed when all doors listen.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Addrs tells where a door ("receive", "submission", "submissions") listens,
+// in the order of the configuration. Valid once Ready is closed.
+func (s *Server) Addrs(door string) []net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addrs[door]
+}
+
+// Run opens the doors and serves until ctx ends; then it stops listening,
+// lets messages under way finish within the drain timeout and returns when no
+// connection is left. It may be called once.
+func (s *Server) Run(ctx context.Context) error {
+	listeners, err := s.listen(ctx)
+	if err != nil {
+		return err
+	}
+	close(s.ready)
+	if len(listeners) > 0 {
+		s.deps.Events.Emit(eventOpen, "SMTP is open as %s", s.cfg.Hostname)
+	}
+	// Messages under way outlive ctx by the drain timeout.
+	live, kill := context.WithCancel(context.WithoutCancel(ctx))
+	defer kill()
+	var accepting, serving sync.WaitGroup
+	for l, d := range listeners {
+		accepting.Go(func() { s.accept(live, l, d, &serving) })
+	}
+	<-ctx.Done()
+	close(s.stopping)
+	for l := range listeners {
+		l.Close()
+	}
+	accepting.Wait()
+	s.drain(&serving, kill)
+	if len(listeners) > 0 {
+		s.deps.Events.Emit(eventClosed, "SMTP is closed")
+	}
+	return nil
+}
+
+// listen opens all doors or none.
+func (s *Server) listen(ctx context.Context) (map[net.Listener]*door, error) {
+	out := map[net.Listener]*door{}
+	for _, d := range s.doors {
+		for _, at := range d.cfg.Listen {
+			var lc net.ListenConfig
+			l, err := lc.Listen(ctx, "tcp", at)
+			if err != nil {
+				for open := range out {
+					open.Close()
+				}
+				return nil, kind.WithHint(fmt.Errorf("smtp: open %s: %w", d.name, err), "is another mail server running, or a right missing for ports below 1024?")
+			}
+			s.mu.Lock()
+			s.addrs[d.name] = append(s.addrs[d.name], l.Addr())
+			s.mu.Unlock()
+			if len(d.from) > 0 {
+				l = proxyproto.Listen(l, d.from)
+			}
+			out[l] = d
+		}
+	}
+	return out, nil
+}
+
+// accept takes connections until the listener is closed.
+func (s *Server) accept(ctx context.Context, l net.Listener, d *door, serving *sync.WaitGroup) {
+	for pause := time.Duration(0); ; {
+		nc, err := l.Accept()
+		if err == nil {
+			pause = 0
+			s.admit(ctx, nc, d, serving)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of file handles, mostly: wait for some to be closed.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		s.warn(eventAccept, "%s cannot take connections: %v", d.name, err)
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-s.stopping:
+			t.Stop()
+		}
+	}
+}
+
+// admit starts serving a connection, or turns it away.
+func (s *Server) admit(ctx context.Context, nc net.Conn, d *door, serving *sync.WaitGroup) {
+	if !s.gate.enter() {
+		s.metrics.connections.WithLabelValues(d.name, "full").Inc()
+		s.warn(eventFull, "%d connections are open, no more are taken", s.cfg.MaxConnections)
+		turnAway(nc, d, "Too many connections")
+		return
+	}
+	serving.Go(func() {
+		defer s.gate.leave()
+		defer nc.Close()
+		s.serve(ctx, nc, d)
+	})
+}
+
+// turnAway says why, if it can be said in clear, without waiting for anybody.
+func turnAway(nc net.Conn, d *door, why string) {
+	defer nc.Close()
+	if d.implicit || nc.SetWriteDeadline(time.Now().Add(time.Second)) != nil {
+		return
+	}
+	nc.Write(goodbye("4.7.0", why).append(nil)) // an error changes nothing
+}
+
+// serve is the life of one connection.
+func (s *Server) serve(ctx context.Context, nc net.Conn, d *door) {
+	remote := addrOf(nc.RemoteAddr()) // may read a PROXY header
+	net := network(remote)
+	if !s.gate.enterFrom(net) {
+		s.metrics.connections.WithLabelValues(d.name, "address").Inc()
+		turnAway(nc, d, "Too many connections from your address")
+		return
+	}
+	defer s.gate.leaveFrom(net)
+	s.metrics.connections.WithLabelValues(d.name, "served").Inc()
+	s.metrics.open.WithLabelValues(d.name).Inc()
+	defer s.metrics.open.WithLabelValues(d.name).Dec()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &conn{srv: s, door: d, raw: nc, nc: nc, remote: remote, ctx: ctx,
+		log: s.log.With("door", d.name, "remote", remote.String())}
+	c.in = newInput(nc)
+	s.enlist(c)
+	defer s.delist(c)
+	defer c.reset()
+	if d.implicit && c.handshake() != nil {
+		return
+	}
+	c.serve()
+}
+
+func (s *Server) enlist(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
+	select {
+	case <-s.stopping:
+		c.drain()
+	default:
+	}
+}
+
+func (s *Server) delist(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+}
+
+// drain ends all connections: politely at first, by force after the timeout.
+func (s *Server) drain(serving *sync.WaitGroup, kill context.CancelFunc) {
+	s.mu.Lock()
+	for c := range s.conns {
+		c.drain()
+	}
+	s.mu.Unlock()
+	gone := make(chan struct{})
+	go func() {
+		serving.Wait()
+		close(gone)
+	}()
+	t := time.NewTimer(s.cfg.DrainTimeout.Std())
+	defer t.Stop()
+	select {
+	case <-gone:
+		return
+	case <-t.C:
+	}
+	kill()
+	s.mu.Lock()
+	for c := range s.conns {
+		c.raw.Close()
+	}
+	s.mu.Unlock()
+	<-gone
+}
+
+// warn emits an event about limits, at most one a minute: those who cause
+// them could cause thousands.
+func (s *Server) warn(d event.Definition, format string, args ...any) {
+	now, last := time.Now().Unix(), s.warned.Load()
+	if now-last < 60 || !s.warned.CompareAndSwap(last, now) {
+		return
+	}
+	s.deps.Events.Emit(d, format, args...)
+}
+
+// addrOf is the address of a client, IPv4 in its own form.
+func addrOf(a net.Addr) netip.Addr {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	ip, _ := netip.AddrFromSlice(t.IP)
+	return ip.Unmap()
+}
