@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/directory"
 )
 
 var (
@@ -53,10 +54,10 @@ func (c *conn) auth(arg string) reply {
 func (c *conn) logIn(login, password string) reply {
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.cfg.DeliverTimeout.Std())
 	defer cancel()
-	account, err := c.srv.deps.Directory.Authenticate(ctx, login, password, "smtp", c.remote)
+	account, err := c.srv.deps.Directory.Authenticate(ctx, login, password, directory.ServiceSubmission, c.remote)
 	switch {
 	case err == nil:
-		c.account, c.login = &account, login
+		c.account = &account
 		c.srv.metrics.logins.WithLabelValues("ok").Inc()
 		return reply{code: 235, status: "2.7.0", text: "Welcome"}
 	case kind.Is(err, kind.Busy), kind.Is(err, kind.Internal):

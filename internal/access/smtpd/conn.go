@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/postern-mail/postern/internal/directory"
 )
 
 // conn is one connection. All fields but those under mu belong to the
@@ -32,8 +33,7 @@ type conn struct {
 
 	helo    string
 	esmtp   bool // EHLO, not HELO
-	account *Account
-	login   string
+	account *directory.Account
 	tx      *transaction
 
 	errors, refused, idle, authFailures int

@@ -97,14 +97,7 @@ func (c *conn) maySend(address string) reply {
 	if err != nil {
 		return reply{code: 553, status: "5.1.7", text: "Sender is not a valid address"}
 	}
-	ctx, cancel := c.lookup()
-	defer cancel()
-	may, err := c.srv.deps.Directory.MaySendAs(ctx, *c.account, a)
-	if err != nil && !kind.Is(err, kind.NotFound) && !kind.Is(err, kind.Denied) {
-		c.log.Warn("sender cannot be checked", "err", err)
-		return unavailable("Directory cannot answer, try again later")
-	}
-	if err != nil || !may {
+	if !c.srv.deps.Directory.MaySendAs(*c.account, a) {
 		return reply{code: 550, status: "5.7.1", text: "Not allowed to send as <" + address + ">"}
 	}
 	return reply{}
@@ -186,10 +179,10 @@ func (c *conn) resolve(a mail.Address, rcpt recipient) reply {
 		if k := kind.Of(err); k == kind.Internal || k == kind.Busy || k == kind.Corrupt {
 			c.log.Warn("recipient cannot be looked up", "err", err)
 		}
+		if kind.Is(err, kind.Elsewhere) { // the domain has just left
+			return c.noRelay()
+		}
 		return forRecipient(err)
-	}
-	if len(res.Mailboxes) == 0 {
-		return reply{code: 550, status: "5.2.4", text: "Group has no members"}
 	}
 	if len(c.tx.targets)+len(res.Mailboxes) > maxTargets {
 		return reply{code: 452, status: "4.5.3", text: "Too many recipients, send the rest in another message"}

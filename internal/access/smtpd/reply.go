@@ -84,7 +84,7 @@ func forRecipient(err error) reply {
 	case kind.Denied:
 		return reply{code: 550, status: "5.2.1", text: "Mailbox is disabled"}
 	case kind.Invalid:
-		return reply{code: 553, status: "5.1.3", text: "Address is not valid"}
+		return reply{code: 550, status: "5.2.4", text: "Group is too large"}
 	case kind.Full:
 		return reply{code: 452, status: "4.2.2", text: "Mailbox is full"}
 	}

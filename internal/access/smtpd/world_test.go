@@ -18,6 +18,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/conf"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -33,20 +34,20 @@ type memDirectory struct {
 func newDirectory() *memDirectory {
 	return &memDirectory{boxes: map[string][]string{
 		"ann@example.test": {"ann"}, "bob@example.test": {"bob"}, "alias@example.test": {"ann"},
-		"all@example.test": {"ann", "bob"}, "nobody@example.test": {}, "öl@example.test": {"oil"},
+		"all@example.test": {"ann", "bob"}, "öl@example.test": {"oil"},
 		"postmaster@example.test": {"ann"}, "full@example.test": {"full"}, "two@example.test": {"ann", "full"},
 	}}
 }
 
-func (d *memDirectory) Authenticate(_ context.Context, login, password, _ string, _ netip.Addr) (Account, error) {
+func (d *memDirectory) Authenticate(_ context.Context, login, password, _ string, _ netip.Addr) (directory.Account, error) {
 	if d.isBusy() {
-		return Account{}, kind.Errorf(kind.Busy, "directory is busy")
+		return directory.Account{}, kind.Errorf(kind.Busy, "directory is busy")
 	}
 	name, ok := strings.CutSuffix(login, "@example.test")
 	if !ok || password != "secret-"+name {
-		return Account{}, kind.Errorf(kind.Denied, "wrong name or password")
+		return directory.Account{}, kind.Errorf(kind.Denied, "wrong name or password")
 	}
-	return Account{Organization: "o1", ID: name}, nil
+	return directory.Account{Organization: "o1", ID: boxOf(name).ID, Login: mail.Address{Local: name, Domain: "example.test"}, Mailbox: boxOf(name)}, nil
 }
 
 func (d *memDirectory) isBusy() bool {
@@ -61,28 +62,28 @@ func (d *memDirectory) setBusy(v bool) {
 	d.busy = v
 }
 
-func (d *memDirectory) Resolve(_ context.Context, a mail.Address) (Resolution, error) {
+func (d *memDirectory) Resolve(_ context.Context, a mail.Address) (directory.Resolution, error) {
 	if d.isBusy() {
-		return Resolution{}, kind.Errorf(kind.Busy, "directory is busy")
+		return directory.Resolution{}, kind.Errorf(kind.Busy, "directory is busy")
 	}
 	if a.Key() == "disabled@example.test" {
-		return Resolution{}, kind.Errorf(kind.Denied, "disabled")
+		return directory.Resolution{}, kind.Errorf(kind.Denied, "disabled")
 	}
 	names, ok := d.boxes[a.Key()]
 	if !ok {
-		return Resolution{}, kind.Errorf(kind.NotFound, "no such recipient")
+		return directory.Resolution{}, kind.Errorf(kind.NotFound, "no such recipient")
 	}
-	var r Resolution
+	var r directory.Resolution
 	for _, n := range names {
-		r.Mailboxes = append(r.Mailboxes, Target{Mailbox: boxOf(n), Address: a})
+		r.Mailboxes = append(r.Mailboxes, directory.Target{Mailbox: boxOf(n), Address: a})
 	}
 	return r, nil
 }
 
 func (d *memDirectory) Hosted(domain string) bool { return domain == "example.test" }
 
-func (d *memDirectory) MaySendAs(_ context.Context, acc Account, a mail.Address) (bool, error) {
-	return a.Key() == acc.ID+"@example.test" || acc.ID == "ann" && a.Key() == "alias@example.test", nil
+func (d *memDirectory) MaySendAs(acc directory.Account, a mail.Address) bool {
+	return a.Key() == acc.Login.Key() || acc.Login.Local == "ann" && a.Key() == "alias@example.test"
 }
 
 func boxOf(name string) org.MailboxRef {
