@@ -1,0 +1,99 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+)
+
+// firstGID is the group id of server 0. Each server runs under a group of its
+// own, so that the packet filter knows whose connection it sees; the ids
+// belong to nobody.
+const firstGID = 60700
+
+// network cuts servers off by nftables. Packets between servers go to or come
+// from a server's address 127.0.0.(10+i); who opened the connection is kept as its
+// connection mark, because a client's own address on loopback is always
+// 127.0.0.1.
+type network struct {
+	table string
+	plans []ServerPlan
+	cut   map[string]bool // servers that are cut off from all others
+}
+
+func newNetwork(plans []ServerPlan, basePort int) *network {
+	return &network{table: fmt.Sprintf("postern_lab_%d", basePort), plans: plans, cut: map[string]bool{}}
+}
+
+// usable says why partitions cannot be made here, nil when they can.
+func (n *network) usable() error {
+	if os.Geteuid() != 0 {
+		return kind.WithHint(kind.Errorf(kind.Denied, "a partition needs root, because packets have to be dropped"),
+			"start the lab with sudo")
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		return kind.WithHint(kind.Errorf(kind.NotFound, "a partition needs the nft command"), "apt-get install nftables")
+	}
+	return nil
+}
+
+// apply makes the kernel's rules those of n. The marks are set even when
+// nothing is cut: a connection has to be known from its first packet.
+func (n *network) apply(ctx context.Context) error {
+	return n.nft(ctx, n.rules())
+}
+
+func (n *network) remove(ctx context.Context) error {
+	return n.nft(ctx, fmt.Sprintf("table inet %s\ndelete table inet %s\n", n.table, n.table))
+}
+
+// rules renders the whole table; loading it replaces the former one in one
+// transaction. Connections that have nothing to do with servers are not
+// tracked.
+func (n *network) rules() string {
+	var ips []string
+	for _, p := range n.plans {
+		ips = append(ips, p.IP)
+	}
+	set := "{ " + strings.Join(ips, ", ") + " }"
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s\ndelete table inet %s\ntable inet %s {\n", n.table, n.table, n.table)
+	for _, hook := range []string{"output", "prerouting"} {
+		fmt.Fprintf(&b, "  chain raw_%s {\n    type filter hook %s priority raw; policy accept;\n", hook, hook)
+		dev := map[string]string{"output": "oiftype", "prerouting": "iiftype"}[hook]
+		fmt.Fprintf(&b, "    meta %s loopback ip daddr != %s ip saddr != %s notrack\n  }\n", dev, set, set)
+	}
+	b.WriteString("  chain owner {\n    type filter hook output priority mangle; policy accept;\n")
+	for _, p := range n.plans {
+		fmt.Fprintf(&b, "    ip daddr %s ct state new meta skgid %d ct mark set %d\n", set, p.gid, p.Index)
+	}
+	b.WriteString("  }\n  chain cut {\n    type filter hook output priority filter; policy accept;\n")
+	for _, p := range n.plans {
+		if !n.cut[p.Name] {
+			continue
+		}
+		others := "{ " + strings.Join(slices.DeleteFunc(slices.Clone(ips), func(ip string) bool { return ip == p.IP }), ", ") + " }"
+		// What this server opened, in both directions, and what others opened to it.
+		fmt.Fprintf(&b, "    ct mark %d ip daddr %s drop\n", p.Index, others)
+		fmt.Fprintf(&b, "    ct mark %d ip saddr %s drop\n", p.Index, others)
+		fmt.Fprintf(&b, "    ct mark != %d ip daddr %s drop\n", p.Index, p.IP)
+		fmt.Fprintf(&b, "    ct mark != %d ip saddr %s drop\n", p.Index, p.IP)
+	}
+	b.WriteString("  }\n}\n")
+	return b.String()
+}
+
+func (n *network) nft(ctx context.Context, script string) error {
+	cmd := exec.CommandContext(ctx, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("nft: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+package load
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
+)
+
+// patience is how long a client waits for one answer before it hangs up.
+const patience = 90 * time.Second
+
+// conn is an IMAP connection of a load client.
+type conn struct {
+	client *imapclient.Client
+	server string
+}
+
+func dialIMAP(addr string, conf *tls.Config, h *imapclient.UnilateralDataHandler) (*imapclient.Client, error) {
+	c, err := dial(addr)
+	if err != nil {
+		return nil, err
+	}
+	if conf != nil {
+		t := tls.Client(c, conf)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := t.HandshakeContext(ctx); err != nil {
+			c.Close()
+			return nil, err
+		}
+		c = t
+	}
+	return imapclient.New(c, &imapclient.Options{UnilateralDataHandler: h}), nil
+}
+
+// login connects a user to the n-th server that is up.
+func (t *Target) login(n int, u User, h *imapclient.UnilateralDataHandler) (*conn, error) {
+	srv := t.pick(n)
+	c, err := dialIMAP(srv.IMAP, t.TLS, h)
+	if err != nil {
+		return &conn{server: srv.Name}, err
+	}
+	out := &conn{client: c, server: srv.Name}
+	if err := out.wait(func() error { return c.Login(u.Address, u.Password).Wait() }); err != nil {
+		c.Close()
+		out.client = nil
+		return out, fmt.Errorf("login: %w", err)
+	}
+	return out, nil
+}
+
+// wait runs one command and hangs up when it takes too long.
+func (c *conn) wait(f func() error) error {
+	t := time.AfterFunc(patience, func() { c.client.Close() })
+	defer t.Stop()
+	return f()
+}
+
+func (c *conn) close() {
+	if c != nil && c.client != nil {
+		c.client.Close()
+	}
+}
+
+// answered tells whether err is the server's own NO or BAD, so that the
+// connection is still good.
+func answered(err error) bool {
+	var e *imap.Error
+	return errors.As(err, &e) && e.Type != imap.StatusResponseTypeBye
+}

@@ -1,0 +1,167 @@
+package load
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+// Sender sends messages over SMTP, one after the other, on one connection.
+type Sender struct {
+	Name    string
+	Number  int // which server it likes
+	Target  *Target
+	History *History
+	Sizes   Sizes
+	Pause   time.Duration // between two messages, 0 for full speed
+	// Dial, when set, connects instead of a look at Target's servers (LMTP, a
+	// peer in a benchmark).
+	Dial func() (*smtp.Client, string, error)
+
+	client *smtp.Client
+	server string
+	rand   *rand.Rand
+	next   int
+}
+
+// Run sends until ctx ends. A message whose outcome is not known, or that got
+// a temporary error, is sent again until it is confirmed, so that doubles show.
+func (s *Sender) Run(ctx context.Context) {
+	s.rand = rand.New(rand.NewPCG(uint64(s.Number), uint64(time.Now().UnixNano())))
+	defer s.drop()
+	for ctx.Err() == nil {
+		s.message(ctx)
+		if s.Pause > 0 {
+			pause(ctx, s.Pause)
+		}
+	}
+}
+
+// pause waits, or less when ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// message sends one message to one to three users and stays with it.
+func (s *Sender) message(ctx context.Context) {
+	s.next++
+	id := ID(fmt.Sprintf("%s-%d", s.Name, s.next))
+	to := s.recipients()
+	raw := Compose(id, "load@load.invalid", to, s.Sizes.Pick(s.rand), s.rand)
+	sent := s.History.Begin(id, sha256.Sum256(raw), to)
+	for ctx.Err() == nil {
+		if s.client == nil && !s.connect(ctx) {
+			continue
+		}
+		begun := time.Now()
+		err := s.try(to, raw)
+		if err == nil {
+			s.History.End(sent, Confirmed)
+			s.History.Did(s.Name, "smtp 250", begun)
+			return
+		}
+		var answer *smtp.SMTPError
+		if !errors.As(err, &answer) {
+			// Without an answer the message may be there or not; asking again on
+			// another server must not make two of it.
+			s.History.Trouble(s.Name, s.server, Disconnect, err.Error())
+			s.drop()
+			continue
+		}
+		s.History.Trouble(s.Name, s.server, FailedNO, answer.Error())
+		if !answer.Temporary() {
+			s.History.End(sent, Refused)
+			s.drop()
+			return
+		}
+		if s.client.Reset() != nil {
+			s.drop()
+		}
+		pause(ctx, 100*time.Millisecond)
+	}
+}
+
+func (s *Sender) recipients() []string {
+	n := 1
+	switch p := s.rand.IntN(10); {
+	case p == 9:
+		n = 3
+	case p >= 7:
+		n = 2
+	}
+	n = min(n, len(s.Target.Users))
+	var to []string
+	for _, i := range s.rand.Perm(len(s.Target.Users))[:n] {
+		to = append(to, s.Target.Users[i].Address)
+	}
+	return to
+}
+
+func (s *Sender) try(to []string, raw []byte) error {
+	if err := s.client.Mail("load@load.invalid", nil); err != nil {
+		return err
+	}
+	for _, r := range to {
+		if err := s.client.Rcpt(r, nil); err != nil {
+			return err
+		}
+	}
+	w, err := s.client.Data()
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, bytes.NewReader(raw)); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+func (s *Sender) connect(ctx context.Context) bool {
+	c, server, err := s.dial()
+	if err == nil {
+		c.CommandTimeout, c.SubmissionTimeout = time.Minute, time.Minute
+		err = c.Hello("load.invalid")
+		if err != nil {
+			c.Close()
+		}
+	}
+	if err != nil {
+		s.History.Trouble(s.Name, server, NoConnect, err.Error())
+		pause(ctx, 100*time.Millisecond)
+		return false
+	}
+	s.client, s.server = c, server
+	s.History.At(s.Name, server)
+	return true
+}
+
+func (s *Sender) dial() (*smtp.Client, string, error) {
+	if s.Dial != nil {
+		return s.Dial()
+	}
+	srv := s.Target.pick(s.Number)
+	c, err := dial(srv.SMTP)
+	if err != nil {
+		return nil, srv.Name, err
+	}
+	return smtp.NewClient(c), srv.Name, nil
+}
+
+func (s *Sender) drop() {
+	if s.client != nil {
+		s.client.Close()
+		s.client = nil
+	}
+}
