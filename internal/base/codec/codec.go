@@ -16,7 +16,7 @@ var enc = must(cbor.EncOptions{
 // Limits hold before anything is allocated: what comes from a disk or a peer
 // may be damaged.
 var dec = must(cbor.DecOptions{
-	MaxNestedLevels:  128,
+	MaxNestedLevels:  256, // a structure of 100 levels has two for each
 	MaxArrayElements: 1 << 24,
 	MaxMapPairs:      1 << 20,
 	IndefLength:      cbor.IndefLengthForbidden,

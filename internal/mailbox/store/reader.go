@@ -1,0 +1,326 @@
+package store
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/mailbox/journal"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Limits of one answer of Messages.
+const (
+	pageMessages = 5_000
+	pageSummary  = 1_000
+	pageBytes    = 8 << 20 // of encoded summaries
+)
+
+// Reader is the index at one moment. It is cheap to make; while it is open the
+// index keeps what later changes replaced, and Close of the index waits for it.
+// It is for one goroutine.
+type Reader struct {
+	ix   *Index
+	snap *pebble.Snapshot // nil: the index was closed already
+}
+
+// Reader opens a view of what is applied now. On a closed index its methods
+// answer Busy.
+func (ix *Index) Reader() *Reader {
+	ix.mu.Lock()
+	defer ix.mu.Unlock()
+	if ix.closed {
+		return &Reader{ix: ix}
+	}
+	ix.readers.Add(1)
+	return &Reader{ix: ix, snap: ix.db.NewSnapshot()}
+}
+
+// Close ends the reader; it may be called more than once.
+func (r *Reader) Close() error {
+	if r.snap == nil {
+		return nil
+	}
+	err := r.snap.Close()
+	r.snap = nil
+	r.ix.readers.Done()
+	return wrap(err, "close reader of")
+}
+
+func (r *Reader) usable() error {
+	if r.snap == nil {
+		return kind.Errorf(kind.Busy, "index is closed")
+	}
+	return r.ix.health()
+}
+
+func (r *Reader) get(key []byte) ([]byte, error) {
+	if err := r.usable(); err != nil {
+		return nil, err
+	}
+	v, closer, err := r.snap.Get(key)
+	return taken(v, closer, err)
+}
+
+func (r *Reader) scan(lo, hi []byte) (*cursor, error) {
+	if err := r.usable(); err != nil {
+		return nil, err
+	}
+	return newCursor(r.snap, lo, hi, nil, nil)
+}
+
+// At is the position of the reader's view.
+func (r *Reader) At() (journal.Position, error) {
+	var row appliedRow
+	_, err := load(r, appliedKey, &row, "position")
+	return journal.Position{LSN: row.LSN, Chain: row.Chain, Term: row.Term}, err
+}
+
+// MailboxInfo is a mailbox of the database.
+type MailboxInfo struct {
+	ID           org.MailboxID
+	Organization org.OrganizationID
+	Usage        mail.Usage
+}
+
+func (m *mailboxRow) usage() mail.Usage {
+	return mail.Usage{
+		Bytes: m.Used, Messages: m.Messages, QuotaBytes: m.QuotaBytes, QuotaMessages: m.QuotaMessages, ModSeq: m.ModSeq,
+	}
+}
+
+// Mailboxes lists the mailboxes of the database by identity.
+func (r *Reader) Mailboxes() ([]MailboxInfo, error) {
+	var out []MailboxInfo
+	err := each(r, []byte{kMailbox}, []byte{kMailbox + 1}, func(k, v []byte) error {
+		var row mailboxRow
+		if err := decode(v, &row, "mailbox"); err != nil {
+			return err
+		}
+		out = append(out, MailboxInfo{ID: org.MailboxID(k[1:]), Organization: row.Org, Usage: row.usage()})
+		return nil
+	})
+	return out, err
+}
+
+func (r *Reader) mailbox(id org.MailboxID) (mailboxRow, error) {
+	var row mailboxRow
+	ok, err := load(r, mailboxKey(id), &row, "mailbox")
+	if err == nil && !ok {
+		err = errNoMailbox(id)
+	}
+	return row, err
+}
+
+func (r *Reader) folder(id org.MailboxID, f mail.FolderID) (mail.Folder, error) {
+	row, ok, err := loadFolder(r, id, f)
+	if err != nil || ok {
+		return row, err
+	}
+	if _, err := r.mailbox(id); err != nil {
+		return row, err
+	}
+	return row, errNoFolder(f)
+}
+
+// Usage tells size and limits of a mailbox.
+func (r *Reader) Usage(id org.MailboxID) (mail.Usage, error) {
+	row, err := r.mailbox(id)
+	return row.usage(), err
+}
+
+// Folders lists the folders of a mailbox by name, INBOX first.
+func (r *Reader) Folders(id org.MailboxID) ([]mail.Folder, error) {
+	if _, err := r.mailbox(id); err != nil {
+		return nil, err
+	}
+	all, err := loadFolders(r, id)
+	slices.SortFunc(all, func(a, b mail.Folder) int {
+		if (a.Name == inbox) != (b.Name == inbox) {
+			if a.Name == inbox {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
+	return all, err
+}
+
+// Subscriptions lists the subscribed names, also those without a folder.
+func (r *Reader) Subscriptions(id org.MailboxID) ([]string, error) {
+	var out []string
+	prefix := keyOf(kSub, id, 0)
+	err := each(r, prefix, after(prefix), func(k, _ []byte) error {
+		out = append(out, string(k[17:]))
+		return nil
+	})
+	return out, err
+}
+
+// Blob tells which record holds a message's bytes and how many they are. A
+// failure to read is logged and counts as not there.
+func (r *Reader) Blob(id mail.BlobID) (lsn org.LSN, size int64, ok bool) {
+	var row blobRow
+	ok, err := load(r, blobKey(id), &row, "blob")
+	if err != nil {
+		r.ix.log.Warn("read blob row", "blob", uint64(id), "error", err)
+		return 0, 0, false
+	}
+	return row.LSN, row.Size, ok
+}
+
+// DeliveryKnown tells whether the mailbox remembers a delivery identity. The
+// row may be older than DuplicateWindow and not yet removed.
+func (r *Reader) DeliveryKnown(id org.MailboxID, identity [32]byte) (bool, error) {
+	v, err := r.get(seenKey(id, identity))
+	return v != nil, err
+}
+
+// UIDs lists the UIDs of a folder in ranges.
+func (r *Reader) UIDs(id org.MailboxID, f mail.FolderID) ([]mail.UIDRange, error) {
+	var out []mail.UIDRange
+	prefix := messageKey(id, f, 0)[:21]
+	err := each(r, prefix, after(prefix), func(k, _ []byte) error {
+		out = addUID(out, mail.UID(be.Uint32(k[21:])))
+		return nil
+	})
+	return out, err
+}
+
+// Messages reads a page of a folder in UID order. A page holds at most Limit
+// messages, and never more than 5,000 (1,000 with summaries).
+func (r *Reader) Messages(id org.MailboxID, q mail.MessagesRequest) (mail.Messages, error) {
+	var out mail.Messages
+	var err error
+	if out.Folder, err = r.folder(id, q.Folder); err != nil {
+		return out, err
+	}
+	limit := pageMessages
+	if q.Summaries {
+		limit = pageSummary
+	}
+	if q.Limit > 0 {
+		limit = min(limit, q.Limit)
+	}
+	uids := normalize(q.UIDs)
+	if q.ChangedSince > 0 {
+		if uids, err = r.changed(id, q.Folder, q.ChangedSince, uids); err != nil {
+			return out, err
+		}
+	}
+	size := 0
+	err = eachMessage(r, id, q.Folder, uids, func(m mail.Message) (bool, error) {
+		if len(out.Messages) == limit || size > pageBytes {
+			out.More = true
+			return false, nil
+		}
+		if q.Summaries {
+			n, err := r.summary(id, &m)
+			if err != nil {
+				return false, err
+			}
+			size += n
+		}
+		out.Messages = append(out.Messages, m)
+		return true, nil
+	})
+	return out, err
+}
+
+// summary fills in the summary of a message and returns its encoded size.
+func (r *Reader) summary(id org.MailboxID, m *mail.Message) (int, error) {
+	v, err := r.get(summaryKey(id, m.Email))
+	if err != nil {
+		return 0, err
+	}
+	if v == nil {
+		return 0, kind.Errorf(kind.Corrupt, "index: mailbox %s: summary of email %d is missing", id, m.Email)
+	}
+	m.Summary = new(mail.Summary)
+	return len(v), decode(v, m.Summary, "summary")
+}
+
+// changed lists which of the UIDs (nil: all) changed after since.
+func (r *Reader) changed(id org.MailboxID, f mail.FolderID, since mail.ModSeq, uids []mail.UIDRange) ([]mail.UIDRange, error) {
+	found := []mail.UID{}
+	if since < 1<<63 {
+		hi := after(messageKey(id, f, 0)[:21])
+		hi[0] = kChange
+		err := each(r, changeKey(id, f, since+1, 0), hi, func(k, _ []byte) error {
+			if u := mail.UID(be.Uint32(k[29:])); holds(uids, u) {
+				found = append(found, u)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(found)
+	return append([]mail.UIDRange{}, compact(found)...), nil
+}
+
+// maxChanges is the most messages one answer of Changes tells of; a caller
+// that is further behind starts over, which it can do in pages.
+const maxChanges = 100_000
+
+// Changes tells what happened to a folder after a modification number.
+func (r *Reader) Changes(id org.MailboxID, q mail.ChangesRequest) (mail.Changes, error) {
+	var out mail.Changes
+	row, err := r.mailbox(id)
+	if err != nil {
+		return out, err
+	}
+	f, ok, err := loadFolder(r, id, q.Folder)
+	if err != nil {
+		return out, err
+	}
+	if !ok {
+		out.Gone = true
+		return out, nil
+	}
+	out.Folder = f
+	if q.Since >= f.HighestModSeq {
+		return out, nil
+	}
+	uids, err := r.changed(id, q.Folder, q.Since, nil)
+	if err != nil {
+		return out, err
+	}
+	if q.Since < row.Floor || countUIDs(uids) > maxChanges {
+		out.Reset = true
+		return out, nil
+	}
+	err = eachMessage(r, id, q.Folder, uids, func(m mail.Message) (bool, error) {
+		out.Messages = append(out.Messages, m)
+		return true, nil
+	})
+	if err != nil {
+		return out, err
+	}
+	prefix := keyOf(kVanished, id, 0)
+	err = each(r, vanishedKey(id, q.Since+1, 0), after(prefix), func(k, v []byte) error {
+		if mail.FolderID(be.Uint32(k[25:])) != q.Folder {
+			return nil
+		}
+		var row vanishedRow
+		if err := decode(v, &row, "vanished"); err != nil {
+			return err
+		}
+		out.Vanished = append(out.Vanished, row.UIDs...)
+		return nil
+	})
+	out.Vanished = normalize(out.Vanished)
+	return out, err
+}
+
+func countUIDs(r []mail.UIDRange) (n uint64) {
+	for _, x := range r {
+		n += uint64(x.Last-x.First) + 1
+	}
+	return n
+}
