@@ -36,7 +36,7 @@ type Options struct {
 	MaxDepth       int           // of groups within groups; default 16
 	MaxExpansion   int           // recipients a group may expand to; default 10000
 	MaxMembers     int           // direct members of a group; default 5000
-	MaxAliases     int           // of a recipient; default 200
+	MaxAliases     int           // of a recipient; default and most 100: all go in one transaction
 }
 
 func (o Options) withDefaults() Options {
@@ -52,7 +52,8 @@ func (o Options) withDefaults() Options {
 	def(&o.MaxDepth, 16)
 	def(&o.MaxExpansion, 10000)
 	def(&o.MaxMembers, 5000)
-	def(&o.MaxAliases, 200)
+	def(&o.MaxAliases, 100)
+	o.MaxAliases = min(o.MaxAliases, 100)
 	o.Throttle = o.Throttle.withDefaults()
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -32,6 +32,7 @@ func (d *Directory) choose(v View, wanted org.DatabaseName) (org.DatabaseName, e
 	for _, db := range v.Databases() {
 		if wanted != "" {
 			if db.Name == wanted {
+				p.count[wanted]++
 				return wanted, nil
 			}
 			continue
