@@ -63,8 +63,9 @@ func (o *Options) fill() error {
 
 // Damage is a range of the log that is not what was written.
 type Damage struct {
-	From, To org.LSN // To is the next sound record, or the end
-	Err      error
+	From org.LSN
+	To   org.LSN // where the next record begins; From where that is not known
+	Err  error
 }
 
 // Log is the log of one copy of a database. All methods may be called

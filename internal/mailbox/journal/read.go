@@ -137,7 +137,11 @@ func (w *walker) next(d depth) (raw, error) {
 	}
 	if err != nil {
 		if kind.Is(err, kind.Corrupt) {
-			l.addDamage(Damage{w.at.LSN, w.at.LSN + 8, err})
+			d := Damage{w.at.LSN, w.at.LSN, err}
+			if r.h.lsn == w.at.LSN && r.h.crc != 0 {
+				d.To = r.h.end()
+			}
+			l.addDamage(d)
 		}
 		return r, fmt.Errorf("log record at %#x: %w", uint64(w.at.LSN), err)
 	}
@@ -330,7 +334,7 @@ func (l *Log) Body(lsn org.LSN, off, n int64) ([]byte, error) {
 	b, err := l.body(lsn, off, n)
 	if err != nil {
 		if kind.Is(err, kind.Corrupt) {
-			l.addDamage(Damage{lsn, lsn + 8, err})
+			l.addDamage(Damage{lsn, lsn, err})
 		}
 		return nil, fmt.Errorf("body at log position %#x: %w", uint64(lsn), err)
 	}

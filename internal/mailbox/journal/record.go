@@ -195,14 +195,24 @@ func parseHeader(b []byte, seed uint32) (header, error) {
 	return h, nil
 }
 
-// stamp puts a mark on the header in b.
-func stamp(b []byte, seed uint32, since int64, hole bool) {
+// markBytes encodes the mark of a record with the header checksum crc.
+func markBytes(crc, seed uint32, since int64, hole bool) [8]byte {
 	m := uint32(since / 8)
 	if hole {
 		m |= markHole
 	}
-	binary.LittleEndian.PutUint32(b[atMark:], m)
-	binary.LittleEndian.PutUint32(b[atMarkCRC:], update(seed, b[atCRC:atMarkCRC]))
+	le := binary.LittleEndian
+	var b [12]byte
+	le.PutUint32(b[:], crc)
+	le.PutUint32(b[4:], m)
+	le.PutUint32(b[8:], update(seed, b[:8]))
+	return [8]byte(b[4:])
+}
+
+// stamp puts a mark on the header in b.
+func stamp(b []byte, seed uint32, since int64, hole bool) {
+	m := markBytes(binary.LittleEndian.Uint32(b[atCRC:]), seed, since, hole)
+	copy(b[atMark:], m[:])
 }
 
 // unstamp makes the header in b that of the stream again.
