@@ -1,0 +1,116 @@
+package api
+
+import (
+	"reflect"
+	"slices"
+
+	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Allowed says whether the caller's roles open the command: nil or an error of
+// kind.Denied. It reads nothing but its arguments.
+//
+//   - a server administrator may do everything,
+//   - an auditor changes nothing, whatever the table says,
+//   - a caller bound to an organization needs a command that keeps to it,
+//   - one who is bound to none and no server administrator may only be an
+//     auditor.
+func Allowed(c command.Command, p *command.Params, caller command.Caller) error {
+	if slices.Contains(caller.Roles, command.ServerAdmin) && caller.Organization == "" {
+		return nil
+	}
+	for _, r := range caller.Roles {
+		switch {
+		case !slices.Contains(c.Roles, r), r == command.ServerAdmin:
+		case r == command.Auditor && c.Changes:
+		case caller.Organization == "" && r != command.Auditor:
+		case caller.Organization != "" && !c.Scoped && !hasScope(p):
+		default:
+			return nil
+		}
+	}
+	return kind.WithHint(kind.Errorf(kind.Denied, "%s may not run %s", caller.Name, c.Name()), "the command needs one of the roles "+rolesText(c))
+}
+
+func hasScope(p *command.Params) bool {
+	return slices.ContainsFunc(p.Fields(), func(f command.Field) bool { return f.Scope != "" })
+}
+
+func rolesText(c command.Command) string {
+	text := string(command.ServerAdmin)
+	for _, r := range c.Roles {
+		if r != command.ServerAdmin {
+			text += ", " + string(r)
+		}
+	}
+	return text
+}
+
+// InScope keeps a caller who is bound to an organization inside it. It returns
+// the parameters, in which an organization that was not given is the caller's.
+// What belongs to another organization and what does not exist are refused
+// with the same words, so that nobody can find out what others have.
+func InScope(c command.Command, p *command.Params, caller command.Caller, in any, of func(scope, value string) (org.OrganizationID, bool)) (any, error) {
+	if caller.Organization == "" {
+		return in, nil
+	}
+	v := reflect.New(reflect.TypeOf(in)).Elem()
+	v.Set(reflect.ValueOf(in))
+	bound := c.Scoped
+	for _, f := range p.Fields() {
+		if f.Scope == "" {
+			continue
+		}
+		fv := v.FieldByIndex(f.Index)
+		values, ok := texts(fv)
+		if !ok {
+			return nil, kind.Errorf(kind.Internal, "%s: parameter %s has a scope and is no text", c.Name(), f.Name)
+		}
+		if len(values) == 0 && f.Scope == command.ScopeOrganization && fv.Kind() == reflect.String {
+			fv.SetString(caller.Organization)
+			values = []string{caller.Organization}
+		}
+		for _, value := range values {
+			if !belongs(f.Scope, value, caller.Organization, of) {
+				return nil, kind.Errorf(kind.Denied, "%s %q is not in your organization", f.Name, value)
+			}
+			bound = true
+		}
+	}
+	if !bound {
+		return nil, kind.Errorf(kind.Denied, "%s: say what in your organization it is for", c.Name())
+	}
+	return v.Interface(), nil
+}
+
+func belongs(scope, value, organization string, of func(scope, value string) (org.OrganizationID, bool)) bool {
+	if scope == command.ScopeOrganization {
+		return value == organization
+	}
+	if of == nil {
+		return false
+	}
+	id, ok := of(scope, value)
+	return ok && string(id) == organization
+}
+
+// texts returns the texts in a field that names things: a string or a list of
+// strings.
+func texts(v reflect.Value) ([]string, bool) {
+	switch {
+	case v.Kind() == reflect.String:
+		if v.Len() == 0 {
+			return nil, true
+		}
+		return []string{v.String()}, true
+	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.String:
+		out := make([]string, v.Len())
+		for i := range out {
+			out[i] = v.Index(i).String()
+		}
+		return out, true
+	}
+	return nil, false
+}
