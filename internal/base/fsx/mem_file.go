@@ -153,6 +153,13 @@ type memFile struct {
 }
 
 func (f *memFile) begin(op OpKind, off, n int64) error {
+	if err := f.usable(op, off, n); err != nil {
+		return err
+	}
+	return f.m.step(Op{Kind: op, Path: f.path, Off: off, Len: n})
+}
+
+func (f *memFile) usable(op OpKind, off, n int64) error {
 	if f.closed.Load() {
 		return kind.Errorf(kind.Internal, "%s %s: file is closed", op, f.path)
 	}
@@ -165,7 +172,7 @@ func (f *memFile) begin(op OpKind, off, n int64) error {
 	if op != OpRead && f.mode&(Write|New) == 0 {
 		return kind.Errorf(kind.Denied, "%s %s: open for reading", op, f.path)
 	}
-	return f.m.step(Op{Kind: op, Path: f.path, Off: off, Len: n})
+	return nil
 }
 
 // direct checks what the kernel would for O_DIRECT.
@@ -196,7 +203,10 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.direct(OpWrite, p, off); err != nil {
 		return 0, err
 	}
-	if err := f.begin(OpWrite, off, int64(len(p))); err != nil {
+	if err := f.usable(OpWrite, off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	if err := f.m.step(Op{Kind: OpWrite, Path: f.path, Off: off, Len: int64(len(p))}); err != nil {
 		half := AlignDown(int64(len(p) / 2))
 		f.change(change{kind: OpWrite, off: off, n: half, data: p[:half]})
 		return int(half), err

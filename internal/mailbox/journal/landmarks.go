@@ -102,6 +102,9 @@ func (l *Log) sums(s *segment, end org.LSN, full bool) ([]Position, error) {
 	if sums != nil {
 		return sums, nil
 	}
+	l.mu.RLock()
+	epoch := l.epoch
+	l.mu.RUnlock()
 	p, err := l.segmentStart(s.start)
 	if err != nil {
 		return nil, err
@@ -117,7 +120,9 @@ func (l *Log) sums(s *segment, end org.LSN, full bool) ([]Position, error) {
 			sums = append(sums, w.at)
 		}
 	}
-	if full {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if full && epoch == l.epoch { // not cut meanwhile
 		l.gmu.Lock()
 		s.gens = sums
 		l.gmu.Unlock()

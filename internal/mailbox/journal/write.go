@@ -353,7 +353,12 @@ func (l *Log) advanceTo(at Position, file *spare, fill func() error) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if old != nil {
+	if old != nil && old.start == s.start {
+		// It was empty (left so by Cut) and too small: the new one has
+		// taken its name.
+		l.handles.forget(old)
+		l.segs = l.segs[:len(l.segs)-1]
+	} else if old != nil {
 		old.used = min(old.used, fsx.AlignUp(BlockSize+int64(at.LSN-old.start)))
 	}
 	s.used = fileSize(s.capacity)
