@@ -59,6 +59,10 @@ func (d *Directory) CreateAdministrator(ctx context.Context, login string, o org
 	if strings.Contains(login, "@") {
 		return "", d.giveRoles(ctx, login, o, roles, password)
 	}
+	if s.organization != "" {
+		// Names are the whole system's: they would tell of strangers.
+		return "", kind.Errorf(kind.Denied, "administrator %s: want the address of a mailbox", login)
+	}
 	if err := checkRoles(roles, o); err != nil {
 		return "", err
 	}
@@ -70,14 +74,14 @@ func (d *Directory) CreateAdministrator(ctx context.Context, login string, o org
 		return "", err
 	}
 	adm := administrator{Name: login, Organization: o, Roles: roles, Hash: hash, Created: now()}
-	err = d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	err = d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		if o != "" {
 			tenant, rev, ok := row[Organization](v, organizationKey(o))
 			if !ok || tenant.Removing {
 				return t, noSuch("organization", o)
 			}
-			t.If = append(t.If, Cond{organizationKey(o), rev})
+			t.If = append(t.If, Cond{Key: organizationKey(o), Revision: rev})
 		}
 		if _, ok := v.Get(administratorKey(login)); ok {
 			return t, kind.Errorf(kind.Exists, "administrator %s: the name is taken", login)
@@ -96,7 +100,7 @@ func (d *Directory) giveRoles(ctx context.Context, login string, o org.Organizat
 	if err != nil || password != "" {
 		return kind.Errorf(kind.Invalid, "administrator %s: want a mailbox; it logs in with its own password", login)
 	}
-	_, err = d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *Txn) error {
+	_, err = d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *txn) error {
 		if r.Type != TypeUser || o != "" && o != r.Organization {
 			return noSuch("mailbox", a)
 		}
@@ -115,7 +119,7 @@ func (d *Directory) RemoveAdministrator(ctx context.Context, login string) error
 		if err != nil {
 			return noSuch("administrator", login)
 		}
-		_, err = d.update(ctx, s, a, "mailbox", func(_ View, r *Recipient, _ *Txn) error {
+		_, err = d.update(ctx, s, a, "mailbox", func(_ View, r *Recipient, _ *txn) error {
 			if len(r.Roles) == 0 {
 				return noSuch("administrator", login)
 			}
@@ -124,8 +128,8 @@ func (d *Directory) RemoveAdministrator(ctx context.Context, login string) error
 		})
 		return err
 	}
-	return d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	return d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		adm, rev, err := d.findAdministrator(v, s, login)
 		if err != nil {
 			return t, err
@@ -137,7 +141,7 @@ func (d *Directory) RemoveAdministrator(ctx context.Context, login string) error
 		for key, it := range v.Prefix("administrators/") {
 			other, _, ok := row[administrator](v, key)
 			if ok && key != administratorKey(login) && !other.Disabled && slices.Contains(other.Roles, command.ServerAdmin) {
-				t.If = append(t.If, Cond{key, it.Revision}) // and it has to be there still
+				t.If = append(t.If, Cond{Key: key, Revision: it.Revision}) // and it has to be there still
 				return t, nil
 			}
 		}
@@ -168,8 +172,8 @@ func (d *Directory) SetAdministratorPassword(ctx context.Context, login, passwor
 	if err != nil {
 		return "", err
 	}
-	return made, d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	return made, d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		adm, rev, err := d.findAdministrator(v, s, login)
 		if err != nil {
 			return t, err

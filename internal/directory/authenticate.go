@@ -11,6 +11,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mail"
 )
 
@@ -181,7 +182,7 @@ func (d *Directory) rehash(ctx context.Context, c candidate, password string) {
 		cred.Hash = hash
 		value = encode(cred)
 	}
-	_, err = d.state.Commit(ctx, Txn{If: []Cond{{c.key, c.revision}}, Then: []Op{{Key: c.key, Value: value}}})
+	_, err = d.state.Commit(ctx, cluster.Txn{If: []Cond{{Key: c.key, Revision: c.revision}}, Then: []Op{{Key: c.key, Value: value}}})
 	if err != nil {
 		d.opt.Log.Debug("rehash password", "account", c.account.Name, "error", err)
 	}

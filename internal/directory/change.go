@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -19,13 +20,13 @@ const changeTries = 8
 // change computes a transaction from the view and commits it, again where
 // it lost a race. An error computed from a view that may be old is computed once
 // more from a fresh one: what another server did a moment ago counts.
-func (d *Directory) change(ctx context.Context, f func(v View) (Txn, error)) error {
+func (d *Directory) change(ctx context.Context, f func(v View) (txn, error)) error {
 	synced := false
 	var err error
 	for range changeTries {
-		var t Txn
+		var t txn
 		if t, err = f(d.state.View()); err == nil {
-			if _, err = d.state.Commit(ctx, t); err == nil {
+			if _, err = d.state.Commit(ctx, cluster.Txn(t)); err == nil {
 				return nil
 			}
 			if !kind.Is(err, kind.Conflict) {
@@ -40,18 +41,6 @@ func (d *Directory) change(ctx context.Context, f func(v View) (Txn, error)) err
 		synced = true
 	}
 	return err
-}
-
-// put adds a row that was read at a revision (0: a new one) to a transaction.
-func (t *Txn) put(key string, revision int64, row any) {
-	t.If = append(t.If, Cond{key, revision})
-	t.Then = append(t.Then, Op{Key: key, Value: encode(row)})
-}
-
-// drop adds the deletion of a row read at a revision.
-func (t *Txn) drop(key string, revision int64) {
-	t.If = append(t.If, Cond{key, revision})
-	t.Then = append(t.Then, Op{Key: key, Delete: true})
 }
 
 // scope is what a caller may touch.
@@ -103,17 +92,17 @@ func (d *Directory) find(v View, s scope, a mail.Address, want string) (*Recipie
 // update changes one recipient by f, which may add to the transaction, and
 // returns the recipient as it is then.
 func (d *Directory) update(ctx context.Context, s scope, a mail.Address, want string,
-	f func(v View, r *Recipient, t *Txn) error) (*Recipient, error) {
+	f func(v View, r *Recipient, t *txn) error) (*Recipient, error) {
 	var out *Recipient
-	err := d.change(ctx, func(v View) (Txn, error) {
+	err := d.change(ctx, func(v View) (txn, error) {
 		r, rev, err := d.find(v, s, a, want)
 		if err != nil {
-			return Txn{}, err
+			return txn{}, err
 		}
-		var t Txn
+		var t txn
 		r = r.clone()
 		if err := f(v, r, &t); err != nil {
-			return Txn{}, err
+			return txn{}, err
 		}
 		t.put(recipientKey(r.Organization, r.ID), rev, r)
 		out = r
@@ -124,7 +113,7 @@ func (d *Directory) update(ctx context.Context, s scope, a mail.Address, want st
 
 // claim adds to a transaction that an address belongs to a recipient: its
 // domain is the organization's and stays so, and nobody else has it.
-func claim(v View, t *Txn, o org.OrganizationID, id org.MailboxID, a mail.Address) error {
+func claim(v View, t *txn, o org.OrganizationID, id org.MailboxID, a mail.Address) error {
 	if a.IsZero() || a.IsLiteral() {
 		return kind.Errorf(kind.Invalid, "address %s: want one with a domain", a)
 	}
@@ -135,11 +124,11 @@ func claim(v View, t *Txn, o org.OrganizationID, id org.MailboxID, a mail.Addres
 	if dom.Removing {
 		return kind.Errorf(kind.Conflict, "address %s: the domain is being removed", a)
 	}
-	if _, taken := v.Get(addressKey(a)); taken || slices.Contains(t.If, Cond{addressKey(a), 0}) {
+	if _, taken := v.Get(addressKey(a)); taken || slices.Contains(t.If, Cond{Key: addressKey(a), Revision: 0}) {
 		return kind.WithHint(kind.Errorf(kind.Exists, "address %s is taken", a), "a removed mailbox keeps its addresses until it is purged")
 	}
 	t.put(addressKey(a), 0, owner{o, id})
-	if c := (Cond{domainKey(a.Domain), rev}); !slices.Contains(t.If, c) {
+	if c := (Cond{Key: domainKey(a.Domain), Revision: rev}); !slices.Contains(t.If, c) {
 		t.If = append(t.If, c)
 	}
 	return nil

@@ -41,12 +41,12 @@ func (d *Directory) loginOf(v View, s scope, a mail.Address) (*Recipient, error)
 
 func (d *Directory) changeCredentials(ctx context.Context, a mail.Address, f func(c *credentials) error) error {
 	s := scopeOf(ctx)
-	return d.change(ctx, func(v View) (Txn, error) {
+	return d.change(ctx, func(v View) (txn, error) {
 		r, err := d.loginOf(v, s, a)
 		if err != nil {
-			return Txn{}, err
+			return txn{}, err
 		}
-		var t Txn
+		var t txn
 		key := credentialsKey(r.Organization, r.ID)
 		c, rev, ok := row[credentials](v, key)
 		if !ok {
@@ -59,7 +59,7 @@ func (d *Directory) changeCredentials(ctx context.Context, a mail.Address, f fun
 		t.put(key, rev, c)
 		// The decision depended on the mailbox's roles and state.
 		if it, ok := v.Get(recipientKey(r.Organization, r.ID)); ok {
-			t.If = append(t.If, Cond{recipientKey(r.Organization, r.ID), it.Revision})
+			t.If = append(t.If, Cond{Key: recipientKey(r.Organization, r.ID), Revision: it.Revision})
 		}
 		return t, nil
 	})

@@ -15,7 +15,7 @@ func (d *Directory) CreateGroup(ctx context.Context, a mail.Address, name string
 		return Recipient{}, err
 	}
 	r := &Recipient{ID: org.NewMailboxID(), Type: TypeGroup, Address: a, Name: name, Created: now()}
-	err := d.change(ctx, func(v View) (Txn, error) { return d.createTxn(v, scopeOf(ctx), r, "", "") })
+	err := d.change(ctx, func(v View) (txn, error) { return d.createTxn(v, scopeOf(ctx), r, "", "") })
 	if err != nil {
 		return Recipient{}, err
 	}
@@ -24,18 +24,18 @@ func (d *Directory) CreateGroup(ctx context.Context, a mail.Address, name string
 
 // RemoveGroup removes a group and its addresses; its members stay.
 func (d *Directory) RemoveGroup(ctx context.Context, a mail.Address) error {
-	return d.change(ctx, func(v View) (Txn, error) {
+	return d.change(ctx, func(v View) (txn, error) {
 		r, rev, err := d.find(v, scopeOf(ctx), a, "group")
 		if err != nil {
-			return Txn{}, err
+			return txn{}, err
 		}
 		return d.removeTxn(v, r, rev), nil
 	})
 }
 
 // removeTxn deletes all rows of a recipient.
-func (d *Directory) removeTxn(v View, r *Recipient, rev int64) Txn {
-	var t Txn
+func (d *Directory) removeTxn(v View, r *Recipient, rev int64) txn {
+	var t txn
 	t.drop(recipientKey(r.Organization, r.ID), rev)
 	for _, a := range append([]mail.Address{r.Address}, r.Aliases...) {
 		if own, arev, ok := row[owner](v, addressKey(a)); ok && own.Recipient == r.ID {
@@ -51,7 +51,7 @@ func (d *Directory) removeTxn(v View, r *Recipient, rev int64) Txn {
 // AddMember puts a mailbox or group of the same organization in a group. Invalid
 // where that would make a loop, or a group too large or too deep.
 func (d *Directory) AddMember(ctx context.Context, a, member mail.Address) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "group", func(v View, g *Recipient, t *Txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "group", func(v View, g *Recipient, t *txn) error {
 		m, _, err := d.find(v, scope{organization: g.Organization}, member, "")
 		if err != nil {
 			return err
@@ -148,7 +148,7 @@ func (d *Directory) walk(from *Recipient, lookFor org.MailboxID, next func(*Reci
 
 // RemoveMember takes a recipient out of a group.
 func (d *Directory) RemoveMember(ctx context.Context, a, member mail.Address) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "group", func(v View, g *Recipient, _ *Txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "group", func(v View, g *Recipient, _ *txn) error {
 		m, _, err := d.find(v, scope{organization: g.Organization}, member, "")
 		if err != nil {
 			return err

@@ -49,7 +49,7 @@ func (d *Directory) CreateMailbox(ctx context.Context, n NewMailbox) (Recipient,
 	if n.Shared {
 		r.Type = TypeShared
 	}
-	err = d.change(ctx, func(v View) (Txn, error) { return d.createTxn(v, scopeOf(ctx), r, n.Database, hash) })
+	err = d.change(ctx, func(v View) (txn, error) { return d.createTxn(v, scopeOf(ctx), r, n.Database, hash) })
 	if err != nil {
 		return Recipient{}, "", err
 	}
@@ -81,8 +81,8 @@ func (d *Directory) firstHash(ctx context.Context, n NewMailbox) (hash, made str
 }
 
 // createTxn fills in organization and database and writes all rows of a new recipient.
-func (d *Directory) createTxn(v View, s scope, r *Recipient, wanted org.DatabaseName, hash string) (Txn, error) {
-	var t Txn
+func (d *Directory) createTxn(v View, s scope, r *Recipient, wanted org.DatabaseName, hash string) (txn, error) {
+	var t txn
 	o, ok := organizationOf(v, r.Address.Domain)
 	if !ok || !s.sees(o) {
 		return t, noSuch("domain", r.Address.Domain)
@@ -91,7 +91,7 @@ func (d *Directory) createTxn(v View, s scope, r *Recipient, wanted org.Database
 	if !ok || tenant.Removing {
 		return t, noSuch("organization", o)
 	}
-	t.If = append(t.If, Cond{organizationKey(o), rev})
+	t.If = append(t.If, Cond{Key: organizationKey(o), Revision: rev})
 	r.Organization = o
 	for _, a := range append([]mail.Address{r.Address}, r.Aliases...) {
 		if err := claim(v, &t, o, r.ID, a); err != nil {
@@ -116,7 +116,7 @@ func (d *Directory) createTxn(v View, s scope, r *Recipient, wanted org.Database
 // for the retention time and can be restored until then; with purge it is
 // deleted at once, as far as its database can be reached.
 func (d *Directory) RemoveMailbox(ctx context.Context, a mail.Address, purge bool) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *Txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *txn) error {
 		if r.Deleted == nil {
 			at := now()
 			r.Deleted = &at
@@ -137,7 +137,7 @@ func (d *Directory) RemoveMailbox(ctx context.Context, a mail.Address, purge boo
 
 // RestoreMailbox brings a removed mailbox back.
 func (d *Directory) RestoreMailbox(ctx context.Context, a mail.Address) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *Txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *txn) error {
 		switch {
 		case r.Deleted == nil:
 			return kind.Errorf(kind.Invalid, "mailbox %s is not removed", a)
@@ -163,7 +163,7 @@ type MailboxChange struct {
 
 // ChangeMailbox changes limits, name and state of a mailbox.
 func (d *Directory) ChangeMailbox(ctx context.Context, a mail.Address, c MailboxChange) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *Txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *txn) error {
 		set(&r.Name, c.Name)
 		set(&r.Disabled, c.Disabled)
 		if set(&r.QuotaBytes, c.QuotaBytes) || set(&r.QuotaMessages, c.QuotaMessages) {
@@ -199,7 +199,7 @@ func set[T comparable](to *T, from *T) bool {
 
 // AddAlias gives a mailbox or group one more address.
 func (d *Directory) AddAlias(ctx context.Context, a, alias mail.Address) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "", func(v View, r *Recipient, t *Txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "", func(v View, r *Recipient, t *txn) error {
 		if len(r.Aliases) >= d.opt.MaxAliases {
 			return kind.Errorf(kind.Invalid, "%s has %d aliases already", a, d.opt.MaxAliases)
 		}
@@ -214,7 +214,7 @@ func (d *Directory) AddAlias(ctx context.Context, a, alias mail.Address) (Recipi
 
 // RemoveAlias takes an alias away; the primary address stays.
 func (d *Directory) RemoveAlias(ctx context.Context, a, alias mail.Address) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "", func(v View, r *Recipient, t *Txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "", func(v View, r *Recipient, t *txn) error {
 		i := slices.IndexFunc(r.Aliases, func(b mail.Address) bool { return b.Key() == alias.Key() })
 		if i < 0 {
 			return kind.Errorf(kind.NotFound, "%s has no alias %s", a, alias)
@@ -240,7 +240,7 @@ const maxGrants = 500
 // open it. A grant of nothing takes it back.
 func (d *Directory) GrantAccess(ctx context.Context, a, to mail.Address, sendAs, access bool) (Recipient, error) {
 	s := scopeOf(ctx)
-	r, err := d.update(ctx, s, a, "", func(v View, r *Recipient, _ *Txn) error {
+	r, err := d.update(ctx, s, a, "", func(v View, r *Recipient, _ *txn) error {
 		other, _, err := d.find(v, scope{organization: r.Organization}, to, "mailbox")
 		if err != nil {
 			return err

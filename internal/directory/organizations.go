@@ -22,8 +22,8 @@ func (d *Directory) CreateOrganization(ctx context.Context, id org.OrganizationI
 		return Organization{}, err
 	}
 	o := Organization{ID: id, Name: name, Created: now()}
-	err := d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	err := d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		if _, ok := v.Get(organizationKey(id)); ok {
 			return t, kind.Errorf(kind.Exists, "organization %s exists", id)
 		}
@@ -42,8 +42,8 @@ func (d *Directory) RemoveOrganization(ctx context.Context, id org.OrganizationI
 	if err != nil {
 		return err
 	}
-	err = d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	err = d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		if why := d.organizationInUse(v, id); why != nil {
 			return t, why
 		}
@@ -71,8 +71,8 @@ func (d *Directory) RemoveOrganization(ctx context.Context, id org.OrganizationI
 }
 
 func (d *Directory) markOrganization(ctx context.Context, id org.OrganizationID, removing bool) error {
-	return d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	return d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		o, rev, ok := row[Organization](v, organizationKey(id))
 		if !ok {
 			return t, noSuch("organization", id)
@@ -103,13 +103,13 @@ func (d *Directory) AddDomain(ctx context.Context, id org.OrganizationID, domain
 		return Domain{}, kind.Errorf(kind.Invalid, "domain %q: not a domain name", domain)
 	}
 	dom := Domain{Name: name, Organization: id, Created: now()}
-	err = d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	err = d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		o, rev, ok := row[Organization](v, organizationKey(id))
 		if !ok || o.Removing {
 			return t, noSuch("organization", id)
 		}
-		t.If = append(t.If, Cond{organizationKey(id), rev})
+		t.If = append(t.If, Cond{Key: organizationKey(id), Revision: rev})
 		old, drev, exists := row[Domain](v, domainKey(name))
 		switch {
 		case !exists:
@@ -130,8 +130,8 @@ func (d *Directory) RemoveDomain(ctx context.Context, domain string) error {
 	if err != nil {
 		return err
 	}
-	err = d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	err = d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		dom, rev, ok := row[Domain](v, domainKey(name))
 		if !ok {
 			return t, noSuch("domain", name)
@@ -156,8 +156,8 @@ func (d *Directory) markDomain(ctx context.Context, domain string, removing bool
 	if err != nil {
 		return "", noSuch("domain", domain)
 	}
-	return name, d.change(ctx, func(v View) (Txn, error) {
-		var t Txn
+	return name, d.change(ctx, func(v View) (txn, error) {
+		var t txn
 		dom, rev, ok := row[Domain](v, domainKey(name))
 		if !ok || !s.sees(dom.Organization) {
 			return t, noSuch("domain", name)

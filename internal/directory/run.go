@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -86,11 +87,11 @@ func (d *Directory) provision(ctx context.Context, o org.OrganizationID, id org.
 		}
 		r = r.clone()
 		r.Provisioned = true
-		var t Txn
+		var t txn
 		// The row as it was when its limits were sent: if it changed since,
 		// they are sent again.
 		t.put(recipientKey(o, id), rev, r)
-		_, err := d.state.Commit(ctx, t)
+		_, err := d.state.Commit(ctx, cluster.Txn(t))
 		if !kind.Is(err, kind.Conflict) {
 			return err
 		}
@@ -113,7 +114,7 @@ func (d *Directory) purge(ctx context.Context, o org.OrganizationID, id org.Mail
 		if !ok || r.Deleted == nil {
 			return nil
 		}
-		var t Txn
+		var t txn
 		if !r.Purging {
 			r = r.clone()
 			r.Purging = true
@@ -124,7 +125,7 @@ func (d *Directory) purge(ctx context.Context, o org.OrganizationID, id org.Mail
 			}
 			t = d.removeTxn(v, r, rev)
 		}
-		_, err := d.state.Commit(ctx, t)
+		_, err := d.state.Commit(ctx, cluster.Txn(t))
 		switch {
 		case err == nil && r.Purging && len(t.Then) > 0 && t.Then[0].Delete:
 			d.opt.Events.Emit(evPurged, "mailbox %s of database %s was deleted for good", r.Address, r.Database)

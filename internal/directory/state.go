@@ -4,34 +4,19 @@ import (
 	"context"
 	"iter"
 
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
 )
 
-// Item is a value with the revision of its last change.
-type Item struct {
-	Value    []byte
-	Revision int64
-}
-
-// Cond must hold for a Txn: the key is at this revision; 0 means it does not
-// exist, -1 that it exists.
-type Cond struct {
-	Key      string
-	Revision int64
-}
-
-// Op puts or deletes a key.
-type Op struct {
-	Key    string
-	Value  []byte
-	Delete bool
-}
-
-// Txn does all of Then, or nothing where a condition does not hold.
-type Txn struct {
-	If   []Cond
-	Then []Op
-}
+// The words of the agreed state.
+type (
+	// Item is a value with the revision of its last change.
+	Item = cluster.Item
+	// Cond must hold for a transaction.
+	Cond = cluster.Cond
+	// Op puts or deletes a key.
+	Op = cluster.Op
+)
 
 // View is one moment of the agreed state, in memory. It never changes.
 type View interface {
@@ -41,14 +26,40 @@ type View interface {
 	Databases() []org.Database
 }
 
-// State is the agreed state.
+// State is the agreed state as the directory needs it; Agreed makes it from a
+// cluster.
 type State interface {
 	View() View
 	// Changed is closed at the next change of the view.
 	Changed() <-chan struct{}
 	// Commit returns after the local view has the change. Errors: Conflict
 	// where a condition did not hold, Busy without quorum.
-	Commit(ctx context.Context, t Txn) (revision int64, err error)
+	Commit(ctx context.Context, t cluster.Txn) (revision int64, err error)
 	// Sync waits until the local view is as new as a linearizable read.
 	Sync(ctx context.Context) error
+}
+
+// Agreed is the agreed state of a group.
+func Agreed(c *cluster.Cluster) State { return agreed{c} }
+
+type agreed struct{ *cluster.Cluster }
+
+func (a agreed) View() View { return a.Cluster.View() }
+
+// txn is a transaction under construction.
+type txn struct {
+	If   []Cond
+	Then []Op
+}
+
+// put adds a row that was read at a revision (0: a new one).
+func (t *txn) put(key string, revision int64, row any) {
+	t.If = append(t.If, Cond{Key: key, Revision: revision})
+	t.Then = append(t.Then, Op{Key: key, Value: encode(row)})
+}
+
+// drop adds the deletion of a row read at a revision.
+func (t *txn) drop(key string, revision int64) {
+	t.If = append(t.If, Cond{Key: key, Revision: revision})
+	t.Then = append(t.Then, Op{Key: key, Delete: true})
 }
