@@ -51,6 +51,11 @@ func (a *addressParser) step(val []byte) []byte {
 		return a.angle(val[1:])
 	case c == ',':
 		a.flush()
+	case c == '[': // a domain literal may hold colons
+		n := bytes.IndexByte(val[:min(len(val), maxToken)], ']') + 1
+		n = max(n, 1)
+		a.text = append(a.text, val[:n]...)
+		return val[n:]
 	case c == ':' && !a.in && !a.has:
 		name := strings.TrimSpace(string(a.text))
 		a.reset()
