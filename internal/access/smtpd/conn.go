@@ -38,8 +38,10 @@ type conn struct {
 
 	errors, refused, idle, authFailures int
 
+	linger bool // the client may still be sending when we close
+
 	mu       sync.Mutex // guards the two below and the read deadline while waiting
-	waiting  bool       // for a command
+	waiting  bool       // for a command or a handshake
 	draining bool
 }
 
@@ -58,6 +60,7 @@ var verbs = map[string]func(*conn, string) reply{
 
 // serve talks until the client or we have had enough.
 func (c *conn) serve() {
+	defer c.close()
 	c.reply(reply{code: 220, text: c.srv.cfg.Hostname + " ESMTP"})
 	for {
 		line, err := c.readLine()
@@ -70,6 +73,29 @@ func (c *conn) serve() {
 			return
 		}
 	}
+}
+
+// lingerBytes and lingerTime bound how long we listen to somebody we have
+// hung up on.
+const (
+	lingerBytes = 256 << 10
+	lingerTime  = time.Second
+)
+
+// close ends the connection. Closing a socket with unread input resets it, and
+// the reset may overtake our last answer; so what still comes is read for a
+// moment.
+func (c *conn) close() {
+	c.in.narrow(&c.srv.blocks)
+	if c.tls != nil {
+		c.nc.Close() // says so to the other side
+		return
+	}
+	half, can := c.raw.(interface{ CloseWrite() error })
+	if !c.linger || !can || half.CloseWrite() != nil || c.raw.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	io.CopyN(io.Discard, c.raw, lingerBytes) // whatever it was, it is over
 }
 
 // hangUp says why the connection ends, where there is somebody to hear it.
@@ -87,6 +113,7 @@ func (c *conn) hangUp(err error) {
 	default:
 		c.log.Debug("connection lost", "err", err)
 	}
+	c.linger = errors.Is(err, errEndlessLine) || errors.Is(err, errTLSBytes)
 	c.flush() // nothing can be done about an error now
 }
 
@@ -101,6 +128,7 @@ func (c *conn) answer(r reply) bool {
 	}
 	c.reply(r)
 	if r.close {
+		c.linger = r.bad()
 		c.flush()
 		return false
 	}
@@ -119,6 +147,7 @@ func (c *conn) answer(r reply) bool {
 	}
 	c.srv.metrics.replies.WithLabelValues(c.door.name, r.class()).Inc()
 	c.reply(r)
+	c.linger = true
 	c.flush()
 	return false
 }
@@ -169,6 +198,9 @@ func (c *conn) command(line []byte) reply {
 // commandText checks the bytes of a command line and takes its end off. Bare
 // line ends are refused here too: one rule everywhere.
 func commandText(line []byte) (string, reply) {
+	if len(line) == 0 {
+		return "", reply{code: 500, status: "5.5.2", text: "Line is too long"}
+	}
 	text, crlf := strings.CutSuffix(string(line), "\r\n")
 	if !crlf {
 		return "", reply{code: 500, status: "5.5.2", text: "Lines end with CR LF"}
@@ -196,9 +228,6 @@ func foreign(verb, text string) bool {
 
 // readLine waits for a command line.
 func (c *conn) readLine() ([]byte, error) {
-	if len(c.in.unread()) == 0 {
-		c.in.narrow(&c.srv.blocks)
-	}
 	c.in.narrow(&c.srv.blocks)
 	if err := c.beginWait(); err != nil {
 		return nil, err
@@ -208,7 +237,7 @@ func (c *conn) readLine() ([]byte, error) {
 		return nil, derr
 	}
 	if errors.Is(err, errLongLine) {
-		return []byte{'\x00'}, nil // refused by commandText
+		return nil, nil // commandText refuses it
 	}
 	return line, err
 }
@@ -229,13 +258,17 @@ func (c *conn) more() error {
 
 // beginWait lets drain end the waiting.
 func (c *conn) beginWait() error {
+	return c.beginWaitFor(c.srv.cfg.CommandTimeout.Std())
+}
+
+func (c *conn) beginWaitFor(d time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {
 		return errDraining
 	}
 	c.waiting = true
-	return c.nc.SetReadDeadline(time.Now().Add(c.srv.cfg.CommandTimeout.Std()))
+	return c.raw.SetReadDeadline(time.Now().Add(d))
 }
 
 func (c *conn) endWait() error {

@@ -32,6 +32,9 @@ func (c *conn) finish() reply {
 func (c *conn) accept() (r reply, result string) {
 	tx := c.tx
 	if tx.body.failed.code != 0 {
+		if tx.body.failed == noMemory() {
+			c.srv.warn(eventMemory, "messages being received hold all %d bytes allowed", c.srv.cfg.MessageMemory)
+		}
 		return tx.body.failed, "refused"
 	}
 	msg := tx.body.message()
@@ -40,19 +43,22 @@ func (c *conn) accept() (r reply, result string) {
 		return r, "refused"
 	}
 	d := mail.Delivery{Recipients: tx.targets, Date: time.Now().UnixNano(), TraceID: tx.trace}
-	rand.Read(d.Key[:]) // never fails (crypto/rand)
+	id := c.identity(msg)
 	if seen.messageID || len(tx.targets) > 1 {
-		d.Identity = c.identity(msg)
+		d.Identity = id
 	}
+	d.Key = c.srv.retries.key(id)
 	d.Body = c.dress(seen, time.Unix(0, d.Date))
 
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.cfg.DeliverTimeout.Std())
 	defer cancel()
 	done, err := c.srv.deps.Store.Deliver(ctx, d)
 	if err != nil {
+		c.srv.retries.failed(id, d.Key)
 		c.log.Warn("message was not stored", "trace", tx.trace, "err", err)
 		return forDelivery(kind.Of(err)), "deferred"
 	}
+	c.srv.retries.forget(id)
 	return c.outcome(done)
 }
 

@@ -108,10 +108,18 @@ func (c *conn) startTLS(arg string) reply {
 // handshake turns the connection into TLS.
 func (c *conn) handshake() error {
 	t := tls.Server(c.raw, c.srv.tls)
-	if err := c.raw.SetDeadline(time.Now().Add(c.srv.cfg.HandshakeTimeout.Std())); err != nil {
+	limit := c.srv.cfg.HandshakeTimeout.Std()
+	if err := c.beginWaitFor(limit); err != nil {
 		return err
 	}
-	if err := t.HandshakeContext(c.ctx); err != nil {
+	if err := c.raw.SetWriteDeadline(time.Now().Add(limit)); err != nil {
+		return err
+	}
+	err := t.HandshakeContext(c.ctx)
+	if derr := c.endWait(); err == nil {
+		err = derr
+	}
+	if err != nil {
 		c.srv.metrics.handshakes.WithLabelValues(c.door.name, "failed").Inc()
 		if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 			c.log.Debug("TLS handshake", "err", err)
@@ -119,9 +127,6 @@ func (c *conn) handshake() error {
 		return err
 	}
 	c.srv.metrics.handshakes.WithLabelValues(c.door.name, "ok").Inc()
-	if err := c.raw.SetDeadline(time.Time{}); err != nil {
-		return err
-	}
 	state := t.ConnectionState()
 	// The state holds the certificates of both sides; only these are needed.
 	c.tls = &tls.ConnectionState{Version: state.Version, CipherSuite: state.CipherSuite, ServerName: state.ServerName}

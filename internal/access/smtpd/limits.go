@@ -1,12 +1,14 @@
 package smtpd
 
 import (
+	"crypto/rand"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -165,4 +167,51 @@ func (f *fullBoxes) forget(id org.MailboxID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.boxes, id)
+}
+
+// retries remembers the keys of deliveries that failed without it being known
+// whether they took place. The same message sent again gets the same key, so
+// it is applied once, also where it has no delivery identity.
+type retries struct {
+	mu   sync.Mutex // guards keys
+	keys map[[32]byte]retry
+}
+
+type retry struct {
+	key mail.Key
+	at  time.Time
+}
+
+const (
+	maxRetries = 10000
+	retryFor   = 48 * time.Hour // the duplicate window
+)
+
+// key is the one used before, or a new one.
+func (r *retries) key(id [32]byte) mail.Key {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old, ok := r.keys[id]; ok && time.Since(old.at) < retryFor {
+		return old.key
+	}
+	var k mail.Key
+	rand.Read(k[:]) // never fails (crypto/rand)
+	return k
+}
+
+// failed remembers a key. When there are too many, all are forgotten: that is
+// after an outage, and most have been sent again by then.
+func (r *retries) failed(id [32]byte, k mail.Key) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.keys == nil || len(r.keys) >= maxRetries {
+		r.keys = map[[32]byte]retry{}
+	}
+	r.keys[id] = retry{k, time.Now()}
+}
+
+func (r *retries) forget(id [32]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.keys, id)
 }

@@ -22,6 +22,9 @@ var (
 	eventAccept = event.Define(1504, "smtp_accept_failed", slog.LevelError,
 		"An SMTP door cannot take connections, often for lack of file handles.",
 		"Raise the limit of open files of the service.")
+	eventPanic = event.Define(1505, "smtp_internal_error", slog.LevelError,
+		"An SMTP connection was ended by an error in Postern; its message was not accepted.",
+		"Report it with the log lines of that moment.")
 )
 
 // metrics are counted per door, never per address.

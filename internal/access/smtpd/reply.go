@@ -82,7 +82,7 @@ func forRecipient(err error) reply {
 	case kind.NotFound:
 		return reply{code: 550, status: "5.1.1", text: "No such mailbox here"}
 	case kind.Denied:
-		return reply{code: 550, status: "5.2.1", text: "Mailbox is disabled"}
+		return reply{code: 550, status: "5.2.1", text: "Recipient is disabled"}
 	case kind.Invalid:
 		return reply{code: 550, status: "5.2.4", text: "Group is too large"}
 	case kind.Full:
@@ -113,7 +113,7 @@ func forRefusal(k kind.Kind) reply {
 	case kind.Invalid:
 		return reply{code: 554, status: "5.6.0", text: "Message cannot be stored"}
 	case kind.Denied:
-		return reply{code: 550, status: "5.2.1", text: "Mailbox is disabled"}
+		return reply{code: 550, status: "5.2.1", text: "Recipient is disabled"}
 	}
 	// Also NotFound: the directory has just named this mailbox, so a store
 	// that does not know it is behind, or the directory is; a retry is asked

@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,15 +50,16 @@ type Server struct {
 	memory  budget
 	blocks  blocks
 	full    fullBoxes
+	retries retries
 	metrics *metrics
 
 	stopping chan struct{} // closed when Run begins to drain
 	ready    chan struct{} // closed when all doors listen
-	warned   atomic.Int64  // Unix seconds of the last event about limits
 
-	mu    sync.Mutex // guards the two below
-	conns map[*conn]struct{}
-	addrs map[string][]net.Addr
+	mu     sync.Mutex // guards the three below
+	conns  map[*conn]struct{}
+	addrs  map[string][]net.Addr
+	warned map[int]time.Time // event code -> when it was last told
 }
 
 // New checks the configuration and returns doors that are still shut.
@@ -75,7 +76,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		gate:     newGate(cfg.MaxConnections, cfg.MaxConnectionsPerAddress),
 		rates:    newRates(cfg.AccountMessagesPerMinute, cfg.AccountRecipientsPerHour),
 		stopping: make(chan struct{}), ready: make(chan struct{}),
-		conns: map[*conn]struct{}{}, addrs: map[string][]net.Addr{},
+		conns: map[*conn]struct{}{}, addrs: map[string][]net.Addr{}, warned: map[int]time.Time{},
 	}
 	s.memory.max = cfg.MessageMemory
 	s.metrics = newMetrics(deps.Metrics, &s.memory)
@@ -231,10 +232,20 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, d *door) {
 	s.enlist(c)
 	defer s.delist(c)
 	defer c.reset()
+	defer s.survive(c)
 	if d.implicit && c.handshake() != nil {
 		return
 	}
 	c.serve()
+}
+
+// survive keeps a bug that one client has found from ending the service for
+// all.
+func (s *Server) survive(c *conn) {
+	if p := recover(); p != nil {
+		s.log.Error("panic in a connection", "remote", c.remote.String(), "panic", p, "stack", string(debug.Stack()))
+		s.warn(eventPanic, "a connection from %s ended by an internal error: %v", c.remote, p)
+	}
 }
 
 func (s *Server) enlist(c *conn) {
@@ -282,14 +293,19 @@ func (s *Server) drain(serving *sync.WaitGroup, kill context.CancelFunc) {
 	<-gone
 }
 
-// warn emits an event about limits, at most one a minute: those who cause
-// them could cause thousands.
+// warn emits an event about limits, each at most once a minute: those who
+// cause them could cause thousands.
 func (s *Server) warn(d event.Definition, format string, args ...any) {
-	now, last := time.Now().Unix(), s.warned.Load()
-	if now-last < 60 || !s.warned.CompareAndSwap(last, now) {
-		return
+	now := time.Now()
+	s.mu.Lock()
+	told := now.Sub(s.warned[d.Code]) < time.Minute
+	if !told {
+		s.warned[d.Code] = now
 	}
-	s.deps.Events.Emit(d, format, args...)
+	s.mu.Unlock()
+	if !told {
+		s.deps.Events.Emit(d, format, args...)
+	}
 }
 
 // addrOf is the address of a client, IPv4 in its own form.
