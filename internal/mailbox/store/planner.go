@@ -124,6 +124,8 @@ func (t *txn) run(req any) (Planned, error) {
 		return t.expunge(r)
 	case *CopyReq:
 		return t.copy(r)
+	case *SkipReq:
+		return t.skip(r)
 	case *CompactReq:
 		return t.compact(r)
 	}

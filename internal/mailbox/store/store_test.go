@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -105,11 +106,17 @@ func (b *bench) digest() string {
 	return digestOf(b.t, b.ix)
 }
 
-func digestOf(t testing.TB, ix *Index) string {
+// fataler is what tests of this package and of rapid have in common.
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
+}
+
+func digestOf(t fataler, ix *Index) string {
 	t.Helper()
 	r := ix.Reader()
 	defer r.Close()
-	sum, keys, err := ix.Digest(t.Context(), r)
+	sum, keys, err := ix.Digest(context.Background(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +124,7 @@ func digestOf(t testing.TB, ix *Index) string {
 }
 
 // rebuilt is the digest of an index made from records alone.
-func rebuilt(t testing.TB, log []journal.Record) string {
+func rebuilt(t fataler, log []journal.Record) string {
 	t.Helper()
 	ix, err := Open("rebuilt", Options{FS: vfs.NewMem(), Identity: "db", MemTableSize: 1 << 20})
 	if err != nil {
