@@ -1,0 +1,516 @@
+package mailbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// DatabaseRow is a database as commands show it.
+type DatabaseRow struct {
+	Name       org.DatabaseName `json:"name" col:"DATABASE"`
+	Active     org.ServerName   `json:"active" col:"ACTIVE"`
+	State      org.CopyState    `json:"state" col:"STATE"`
+	Term       org.Term         `json:"term" col:"TERM"`
+	InSync     []org.ServerName `json:"in_sync" col:"IN-SYNC"`
+	Copies     []org.ServerName `json:"copies" col:"COPIES"`
+	Redundancy org.Redundancy   `json:"redundancy" col:"-"`
+	Alone      bool             `json:"alone" col:"ALONE"`
+	Since      time.Time        `json:"since" col:"-"`
+	Why        string           `json:"why,omitempty" col:"-"`
+}
+
+// CopyRow is a copy as commands show it.
+type CopyRow struct {
+	Database   org.DatabaseName `json:"database" col:"DATABASE"`
+	Server     org.ServerName   `json:"server" col:"SERVER"`
+	Volume     org.VolumeName   `json:"volume" col:"VOLUME"`
+	Preference int              `json:"activation_preference" col:"PREF"`
+	State      org.CopyState    `json:"state" col:"STATE"`
+	InSync     bool             `json:"in_sync" col:"IN-SYNC"`
+	CopyQueue  uint64           `json:"copy_queue_length" col:"COPYQ"`
+	ReplayQ    uint64           `json:"replay_queue_length" col:"REPLAYQ"`
+	CopyBytes  int64            `json:"copy_queue_bytes" col:"-"`
+	ReplayByte int64            `json:"replay_queue_bytes" col:"-"`
+	Copied     org.LSN          `json:"log_copied" col:"COPIED"`
+	Replayed   org.LSN          `json:"log_replayed" col:"-"`
+	Term       org.Term         `json:"term" col:"-"`
+	Seed       string           `json:"seed,omitempty" col:"SEED"`
+	DiskUsed   int64            `json:"disk_used" col:"-"`
+	Repairs    uint64           `json:"repairs" col:"-"`
+	Blocked    bool             `json:"activation_suspended" col:"-"`
+	Reason     string           `json:"reason,omitempty" col:"REASON"`
+}
+
+type databaseArg struct {
+	Database org.DatabaseName `json:"database" arg:"1" required:"true" doc:"name of the database"`
+}
+
+type databaseFilter struct {
+	Database org.DatabaseName `json:"database" arg:"1" doc:"name of the database; all when not given"`
+}
+
+type createDatabase struct {
+	Database   org.DatabaseName `json:"database" arg:"1" required:"true" doc:"name of the new database"`
+	Servers    string           `json:"servers" required:"true" doc:"servers for its copies, comma separated, most preferred first"`
+	Volume     org.VolumeName   `json:"volume" doc:"volume for the copies; the least used one of each server when not given"`
+	Redundancy org.Redundancy   `json:"redundancy" default:"two-while-possible" enum:"two-while-possible,always-two" doc:"when changes are confirmed"`
+}
+
+type removeDatabase struct {
+	Database org.DatabaseName `json:"database" arg:"1" required:"true" doc:"name of the database"`
+	DryRun   bool             `json:"dry_run" doc:"only say what would be done"`
+}
+
+type copyArg struct {
+	Database org.DatabaseName `json:"database" arg:"1" required:"true" doc:"name of the database"`
+	Server   org.ServerName   `json:"server" arg:"2" required:"true" doc:"server of the copy"`
+}
+
+type addCopy struct {
+	copyArg
+	Volume     org.VolumeName `json:"volume" doc:"volume for the copy; the least used one when not given"`
+	Preference int            `json:"preference" doc:"activation preference; last when not given"`
+	SeedFrom   org.ServerName `json:"seed_from" doc:"copy to seed from; the active one when not given"`
+	SeedRate   int64          `json:"seed_rate" doc:"bytes per second while seeding, 0 for no limit"`
+}
+
+type removeCopy struct {
+	copyArg
+	DryRun bool `json:"dry_run" doc:"only say what would be done"`
+}
+
+type suspendCopy struct {
+	copyArg
+	ActivationOnly bool   `json:"activation_only" doc:"go on copying; only do not activate it"`
+	Comment        string `json:"comment" doc:"why, up to 512 characters"`
+}
+
+type reseedCopy struct {
+	copyArg
+	SeedFrom org.ServerName `json:"seed_from" doc:"copy to seed from; the active one when not given"`
+	SeedRate int64          `json:"seed_rate" doc:"bytes per second, 0 for no limit"`
+	DryRun   bool           `json:"dry_run" doc:"only say what would be done"`
+}
+
+type verifyCopies struct {
+	Database org.DatabaseName `json:"database" arg:"1" doc:"name of the database; all when not given"`
+	Bodies   bool             `json:"bodies" default:"true" doc:"also read every byte of every copy"`
+}
+
+type scrubCopy struct {
+	copyArg
+	Rate int64 `json:"rate" doc:"bytes per second, 0 for as fast as it goes"`
+}
+
+// Commands are the room's entries of the command table. k may be nil for
+// listing them.
+func Commands(k *Keeper) []command.Command {
+	return []command.Command{
+		command.New(command.Command{Noun: "database", Verb: "list", Short: "List databases, where they are active and which copies are in sync", Roles: readers},
+			func(_ context.Context, _ command.None) ([]DatabaseRow, error) { return k.databaseRows(""), nil }),
+		command.New(command.Command{Noun: "database", Verb: "show", Short: "Show one database", Roles: readers},
+			func(_ context.Context, in databaseArg) (DatabaseRow, error) {
+				rows := k.databaseRows(in.Database)
+				if len(rows) == 0 {
+					return DatabaseRow{}, k.noDatabase(in.Database)
+				}
+				return rows[0], nil
+			}),
+		command.New(command.Command{Noun: "database", Verb: "create", Short: "Create a mailbox database and its copies", Changes: true,
+			Example: "postern database create DB04 --servers MBX1,MBX2,MBX3"}, k.createDatabase),
+		command.New(command.Command{Noun: "database", Verb: "remove", Short: "Remove a database; its files are set aside on each server", Changes: true, Dangerous: true}, k.removeDatabase),
+		command.New(command.Command{Noun: "copy", Verb: "status", Short: "Show the state and queue lengths of database copies", Roles: readers},
+			func(_ context.Context, in databaseFilter) ([]CopyRow, error) { return k.copyRows(in.Database), nil }),
+		command.New(command.Command{Noun: "copy", Verb: "add", Short: "Add a copy on a server; it is seeded while writes go on", Changes: true}, k.addCopy),
+		command.New(command.Command{Noun: "copy", Verb: "remove", Short: "Remove a passive copy; its files are set aside", Changes: true, Dangerous: true}, k.removeCopy),
+		command.New(command.Command{Noun: "copy", Verb: "suspend", Short: "Stop copying to, or only activation of, a copy", Changes: true}, k.suspendCopy),
+		command.New(command.Command{Noun: "copy", Verb: "resume", Short: "Resume a suspended copy", Changes: true}, k.resumeCopy),
+		command.New(command.Command{Noun: "copy", Verb: "reseed", Short: "Empty a passive copy and seed it anew", Changes: true, Dangerous: true}, k.reseedCopy),
+		command.New(command.Command{Noun: "copy", Verb: "verify", Short: "Compare all copies of a database at one position of the log", Stream: true,
+			Long: "Writes a marker into the log. Each copy that reaches it compares checksums of its log and a digest of its index; with --bodies every byte of every copy is read too."}, k.verifyCommand),
+		command.New(command.Command{Noun: "copy", Verb: "scrub", Short: "Read a whole copy and repair what is damaged", Changes: true, Stream: true},
+			func(ctx context.Context, in scrubCopy) (scrubResult, error) {
+				return callPeer[scrubRequest, scrubResult](ctx, k, in.Server, "Scrub", in.Database, scrubRequest{Rate: in.Rate})
+			}),
+		command.New(command.Command{Noun: "database", Verb: "reclaim", Short: "Write the living part of the oldest log again and drop the rest", Changes: true}, k.reclaimCommand),
+	}
+}
+
+var readers = []command.Role{command.ServerAdmin, command.Auditor}
+
+func (k *Keeper) noDatabase(db org.DatabaseName) error {
+	return kind.WithHint(kind.Errorf(kind.NotFound, "database %s does not exist", db), "postern database list")
+}
+
+func (k *Keeper) databaseRows(only org.DatabaseName) []DatabaseRow {
+	v := k.group.View()
+	var rows []DatabaseRow
+	for _, def := range v.Databases() {
+		if only != "" && def.Name != only {
+			continue
+		}
+		m, _ := v.Mount(def.Name)
+		r := DatabaseRow{Name: def.Name, Active: m.Active, Term: m.Term, InSync: m.InSync, Alone: m.AloneSince != nil,
+			Redundancy: cmpOr(def.Redundancy, org.TwoWhilePossible), Since: m.Since, Why: m.Why, State: org.CopyDismounted}
+		for _, c := range def.Copies {
+			r.Copies = append(r.Copies, c.Server)
+		}
+		if m.Active != "" {
+			r.State = org.CopyServiceDown
+			if st, ok := k.peerStatus(m.Active, def.Name); ok && k.heard(m.Active) {
+				r.State = st.State
+			}
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+// heard tells whether a server's reports can be trusted to be of now.
+func (k *Keeper) heard(s org.ServerName) bool { return s == k.me || k.peerUp(s) }
+
+func (k *Keeper) copyRows(only org.DatabaseName) []CopyRow {
+	v := k.group.View()
+	var rows []CopyRow
+	for _, def := range v.Databases() {
+		if only != "" && def.Name != only {
+			continue
+		}
+		m, _ := v.Mount(def.Name)
+		var generated org.LSN
+		if st, ok := k.peerStatus(m.Active, def.Name); ok {
+			generated = st.Generated
+		}
+		for _, c := range def.Copies {
+			r := CopyRow{Database: def.Name, Server: c.Server, Volume: c.Volume, Preference: c.Preference, InSync: m.IsInSync(c.Server), Blocked: c.ActivationSuspended, State: org.CopyServiceDown}
+			st, ok := k.peerStatus(c.Server, def.Name)
+			if ok {
+				st.Generated = max(st.Generated, generated)
+				r.CopyQueue, r.ReplayQ = st.CopyQueueLength(), st.ReplayQueueLength()
+				r.CopyBytes, r.ReplayByte = int64(st.Generated-st.Copied), int64(st.Copied-st.Replayed)
+				r.Copied, r.Replayed, r.Term = st.Copied, st.Replayed, st.Term
+				r.DiskUsed, r.Repairs = st.DiskUsed, st.Repairs
+				if st.SeedTotal > 0 {
+					r.Seed = fmt.Sprintf("%d%% from %s", st.SeedDone*100/st.SeedTotal, st.SeedSource)
+				}
+			}
+			if ok && k.heard(c.Server) {
+				r.State, r.Reason = st.State, st.Reason
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// edit changes a database's definition by compare and swap; with it may go
+// other operations and conditions.
+func (k *Keeper) edit(ctx context.Context, db org.DatabaseName, f func(*org.Database) error) error {
+	for range 5 {
+		v := k.group.View()
+		def, ok := v.Database(db)
+		if !ok {
+			return k.noDatabase(db)
+		}
+		rev := v.DatabaseRevision(db)
+		def.Copies = slices.Clone(def.Copies)
+		if err := f(&def); err != nil {
+			return err
+		}
+		b, err := json.Marshal(def)
+		if err != nil {
+			return err
+		}
+		key := DatabaseKey(db)
+		_, err = k.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key, Revision: rev}}, Then: []cluster.Op{{Key: key, Value: b}}})
+		if !kind.Is(err, kind.Conflict) {
+			return err
+		}
+		if err := k.group.Sync(ctx); err != nil {
+			return err
+		}
+	}
+	return kind.Errorf(kind.Conflict, "database %s is being changed by somebody else", db)
+}
+
+// editCopy changes one copy of a definition.
+func (k *Keeper) editCopy(ctx context.Context, in copyArg, f func(*org.Copy) error) error {
+	return k.edit(ctx, in.Database, func(d *org.Database) error {
+		i := slices.IndexFunc(d.Copies, func(c org.Copy) bool { return c.Server == in.Server })
+		if i < 0 {
+			return kind.WithHint(kind.Errorf(kind.NotFound, "%s has no copy on %s", in.Database, in.Server), "postern copy status "+string(in.Database))
+		}
+		return f(&d.Copies[i])
+	})
+}
+
+// passive refuses what must not be done to the active copy.
+func (k *Keeper) passive(in copyArg, what string) error {
+	if m, ok := k.group.View().Mount(in.Database); ok && m.Active == in.Server {
+		return kind.WithHint(kind.Errorf(kind.Conflict, "%s is active on %s: an active copy cannot be %s", in.Database, in.Server, what), "postern database move "+string(in.Database))
+	}
+	return nil
+}
+
+// pickVolume chooses the volume of a server with the fewest copies.
+func (k *Keeper) pickVolume(v *cluster.View, s org.ServerName, want org.VolumeName) (org.VolumeName, error) {
+	srv, ok := v.Server(s)
+	if !ok {
+		return "", kind.WithHint(kind.Errorf(kind.NotFound, "server %s does not exist", s), "postern server list")
+	}
+	if srv.Witness || len(srv.Volumes) == 0 {
+		return "", kind.Errorf(kind.Invalid, "server %s has no volumes for databases", s)
+	}
+	if want != "" {
+		if !slices.Contains(srv.Volumes, want) {
+			return "", kind.Errorf(kind.NotFound, "server %s has no volume %s, it has %v", s, want, srv.Volumes)
+		}
+		return want, nil
+	}
+	used := map[org.VolumeName]int{}
+	for _, d := range v.Databases() {
+		if c, ok := d.Copy(s); ok {
+			used[c.Volume]++
+		}
+	}
+	best := srv.Volumes[0]
+	for _, vol := range srv.Volumes {
+		if used[vol] < used[best] {
+			best = vol
+		}
+	}
+	return best, nil
+}
+
+func (k *Keeper) createDatabase(ctx context.Context, in createDatabase) (DatabaseRow, error) {
+	if err := org.ValidName(string(in.Database)); err != nil {
+		return DatabaseRow{}, kind.Errorf(kind.Invalid, "database %w", err)
+	}
+	v := k.group.View()
+	def := org.Database{Name: in.Database, Identity: uuid.NewString(), Redundancy: in.Redundancy, SegmentSize: k.cfg.SegmentSize, Created: time.Now().UTC()}
+	for i, s := range strings.Split(in.Servers, ",") {
+		name := org.ServerName(strings.TrimSpace(s))
+		vol, err := k.pickVolume(v, name, in.Volume)
+		if err != nil {
+			return DatabaseRow{}, err
+		}
+		if _, twice := def.Copy(name); twice {
+			return DatabaseRow{}, kind.Errorf(kind.Invalid, "server %s is named twice", name)
+		}
+		def.Copies = append(def.Copies, org.Copy{Server: name, Volume: vol, Preference: i + 1})
+	}
+	first := def.Copies[0].Server
+	m := org.Mount{Database: def.Name, Term: 1, Active: first, InSync: []org.ServerName{first}, Since: time.Now().UTC(), Why: "created"}
+	db, err := json.Marshal(def)
+	if err != nil {
+		return DatabaseRow{}, err
+	}
+	mb, err := json.Marshal(m)
+	if err != nil {
+		return DatabaseRow{}, err
+	}
+	_, err = k.group.Commit(ctx, cluster.Txn{
+		If:   []cluster.Cond{{Key: DatabaseKey(def.Name)}, {Key: MountKey(def.Name)}},
+		Then: []cluster.Op{{Key: DatabaseKey(def.Name), Value: db}, {Key: MountKey(def.Name), Value: mb}},
+	})
+	if kind.Is(err, kind.Conflict) {
+		err = kind.Errorf(kind.Exists, "database %s exists", def.Name)
+	}
+	if err != nil {
+		return DatabaseRow{}, err
+	}
+	return k.databaseRows(def.Name)[0], nil
+}
+
+func (k *Keeper) removeDatabase(ctx context.Context, in removeDatabase) (command.Plan, error) {
+	v := k.group.View()
+	def, ok := v.Database(in.Database)
+	if !ok {
+		return command.Plan{}, k.noDatabase(in.Database)
+	}
+	for key := range v.Prefix("recipients/") {
+		it, _ := v.Get(key)
+		if strings.Contains(string(it.Value), `"database":"`+string(in.Database)+`"`) {
+			return command.Plan{}, kind.WithHint(kind.Errorf(kind.Conflict, "database %s has mailboxes", in.Database), "remove or move them first: postern mailbox list")
+		}
+	}
+	p := command.Plan{DryRun: in.DryRun, Steps: []command.Step{{Name: "remove definition", Detail: string(in.Database)}}}
+	for _, c := range def.Copies {
+		p.Steps = append(p.Steps, command.Step{Name: "set files aside", Detail: fmt.Sprintf("on %s, volume %s", c.Server, c.Volume)})
+	}
+	if in.DryRun {
+		return p, nil
+	}
+	_, err := k.group.Commit(ctx, cluster.Txn{
+		If:   []cluster.Cond{{Key: DatabaseKey(in.Database), Revision: v.DatabaseRevision(in.Database)}},
+		Then: []cluster.Op{{Key: DatabaseKey(in.Database), Delete: true}, {Key: MountKey(in.Database), Delete: true}},
+	})
+	return done(p), err
+}
+
+// done marks every step of a plan as carried out.
+func done(p command.Plan) command.Plan {
+	for i := range p.Steps {
+		p.Steps[i].Done = true
+	}
+	return p
+}
+
+func (k *Keeper) addCopy(ctx context.Context, in addCopy) ([]CopyRow, error) {
+	vol, err := k.pickVolume(k.group.View(), in.Server, in.Volume)
+	if err != nil {
+		return nil, err
+	}
+	err = k.edit(ctx, in.Database, func(d *org.Database) error {
+		if _, ok := d.Copy(in.Server); ok {
+			return kind.Errorf(kind.Exists, "%s has a copy on %s", in.Database, in.Server)
+		}
+		if len(d.Copies) >= 16 {
+			return kind.Errorf(kind.Invalid, "%s has 16 copies, the most there can be", in.Database)
+		}
+		d.Copies = append(d.Copies, org.Copy{Server: in.Server, Volume: vol, Preference: cmpOr(in.Preference, len(d.Copies)+1), SeedFrom: in.SeedFrom, SeedRate: in.SeedRate})
+		return nil
+	})
+	return k.copyRows(in.Database), err
+}
+
+func (k *Keeper) removeCopy(ctx context.Context, in removeCopy) (command.Plan, error) {
+	if err := k.passive(in.copyArg, "removed"); err != nil {
+		return command.Plan{}, err
+	}
+	p := command.Plan{DryRun: in.DryRun, Steps: []command.Step{
+		{Name: "remove copy", Detail: fmt.Sprintf("%s on %s", in.Database, in.Server)},
+		{Name: "set files aside", Detail: "on " + string(in.Server)},
+	}}
+	m, _ := k.group.View().Mount(in.Database)
+	if m.IsInSync(in.Server) && len(m.InSync) == 2 {
+		p.Steps[0].Detail += "; the active copy will be the only one in sync"
+	}
+	err := k.edit(ctx, in.Database, func(d *org.Database) error {
+		i := slices.IndexFunc(d.Copies, func(c org.Copy) bool { return c.Server == in.Server })
+		if i < 0 {
+			return kind.Errorf(kind.NotFound, "%s has no copy on %s", in.Database, in.Server)
+		}
+		if len(d.Copies) == 1 {
+			return kind.Errorf(kind.Conflict, "the copy on %s is the last one of %s", in.Server, in.Database)
+		}
+		if in.DryRun {
+			return errDry
+		}
+		d.Copies = slices.Delete(d.Copies, i, i+1)
+		return nil
+	})
+	return finish(p, err)
+}
+
+// errDry stops an edit after its checks.
+var errDry = kind.Errorf(kind.Internal, "dry run")
+
+// finish returns a plan as it was carried out, or as it would have been.
+func finish(p command.Plan, err error) (command.Plan, error) {
+	switch {
+	case err == errDry:
+		return p, nil
+	case err != nil:
+		return command.Plan{}, err
+	}
+	return done(p), nil
+}
+
+func (k *Keeper) suspendCopy(ctx context.Context, in suspendCopy) ([]CopyRow, error) {
+	if len(in.Comment) > 512 {
+		return nil, kind.Errorf(kind.Invalid, "comment of %d bytes, at most 512", len(in.Comment))
+	}
+	if !in.ActivationOnly {
+		if err := k.passive(in.copyArg, "suspended"); err != nil {
+			return nil, err
+		}
+	}
+	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
+		c.ActivationSuspended = true
+		c.Suspended = c.Suspended || !in.ActivationOnly
+		c.SuspendComment = in.Comment
+		return nil
+	})
+	return k.copyRows(in.Database), err
+}
+
+func (k *Keeper) resumeCopy(ctx context.Context, in copyArg) ([]CopyRow, error) {
+	err := k.editCopy(ctx, in, func(c *org.Copy) error {
+		c.Suspended, c.ActivationSuspended, c.SuspendComment = false, false, ""
+		return nil
+	})
+	return k.copyRows(in.Database), err
+}
+
+func (k *Keeper) reseedCopy(ctx context.Context, in reseedCopy) (command.Plan, error) {
+	if err := k.passive(in.copyArg, "reseeded"); err != nil {
+		return command.Plan{}, err
+	}
+	p := command.Plan{DryRun: in.DryRun, Steps: []command.Step{
+		{Name: "take out of the in-sync set", Detail: string(in.Server)},
+		{Name: "empty copy", Detail: fmt.Sprintf("%s on %s", in.Database, in.Server)},
+		{Name: "seed", Detail: "from " + cmpOr(string(in.SeedFrom), "the active copy")},
+	}}
+	m, _ := k.group.View().Mount(in.Database)
+	if !in.DryRun && m.IsInSync(in.Server) {
+		err := k.casMount(ctx, m, func(n *org.Mount) {
+			n.InSync = slices.DeleteFunc(n.InSync, func(s org.ServerName) bool { return s == in.Server })
+		})
+		if err != nil {
+			return command.Plan{}, err
+		}
+	}
+	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
+		if in.DryRun {
+			return errDry
+		}
+		c.SeedCount++
+		c.Suspended, c.SeedFrom, c.SeedRate = false, in.SeedFrom, in.SeedRate
+		return nil
+	})
+	return finish(p, err)
+}
+
+func (k *Keeper) verifyCommand(ctx context.Context, in verifyCopies) ([]Verified, error) {
+	var out []Verified
+	for _, def := range k.group.View().Databases() {
+		if in.Database != "" && def.Name != in.Database {
+			continue
+		}
+		command.Progress(ctx, "comparing the copies of %s", def.Name)
+		vs, err := k.Verify(ctx, def.Name, in.Bodies)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, vs...)
+	}
+	if len(out) == 0 && in.Database != "" {
+		return nil, k.noDatabase(in.Database)
+	}
+	for _, v := range out {
+		if v.Result != "identical" {
+			return out, kind.Errorf(kind.Corrupt, "copies are not identical: %s on %s: %s", v.Database, v.Server, v.Result)
+		}
+	}
+	return out, nil
+}
+
+func (k *Keeper) reclaimCommand(ctx context.Context, in databaseArg) (reclaimed, error) {
+	m, ok := k.group.View().Mount(in.Database)
+	if !ok {
+		return reclaimed{}, k.noDatabase(in.Database)
+	}
+	return callPeer[none, reclaimed](ctx, k, m.Active, "Reclaim", in.Database, none{})
+}

@@ -1,0 +1,136 @@
+package mailbox
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"context"
+	"net"
+
+	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Volume is a disk that holds copies.
+type Volume struct {
+	Name    org.VolumeName `toml:"name" doc:"name of the volume, as copies refer to it"`
+	Path    string         `toml:"path" doc:"folder where the volume is mounted"`
+	MaxSize int64          `toml:"max_size" doc:"bytes Postern may use on it, 0 for all of the disk"`
+}
+
+// Config are the settings of the room. The zero value of a field means its
+// default.
+type Config struct {
+	Volumes []Volume `toml:"volume" doc:"disks for mailbox databases"`
+	// Grace is how long a copy of the in-sync set may stall before it is
+	// taken out of the set.
+	Grace time.Duration `toml:"grace" doc:"how long an in-sync copy may stall before it is taken out of the set" default:"1s"`
+	// LostGrace is the same for a copy whose connection is gone.
+	LostGrace time.Duration `toml:"lost_grace" doc:"the same for a copy whose connection is gone" default:"300ms"`
+	// Lease is how long a leading copy may answer reads after it last heard
+	// from its in-sync copies; a copy does not lead earlier than this after
+	// it last answered the former one.
+	Lease time.Duration `toml:"lease" doc:"how long reads are answered after in-sync copies were last heard" default:"800ms"`
+	// Heartbeat is the pause between signs of life to following copies.
+	Heartbeat time.Duration `toml:"heartbeat" doc:"pause between signs of life to following copies" default:"100ms"`
+	// SegmentSize is the default size of log segments in bytes.
+	SegmentSize int64 `toml:"segment_size" doc:"size of log segments in bytes" default:"16777216"`
+	// Reserve is what has to stay free on a volume, in bytes.
+	Reserve int64 `toml:"reserve" doc:"bytes that stay free on each volume" default:"1073741824"`
+	// CacheSize is the memory for index blocks of all copies, in bytes.
+	CacheSize int64 `toml:"cache_size" doc:"bytes of memory for index blocks" default:"33554432"`
+	// ScrubRate is how many bytes per second the background scrub reads from each copy.
+	ScrubRate int64 `toml:"scrub_rate" doc:"bytes per second the background scrub reads" default:"1048576"`
+	// ScrubInterval is the time from one scrub of a copy to the next.
+	ScrubInterval time.Duration `toml:"scrub_interval" doc:"time between two scrubs of a copy" default:"168h"`
+	// FlushEvery bounds what is replayed after a crash, in bytes of log.
+	FlushEvery int64 `toml:"flush_every" doc:"bytes of log after which the index is flushed" default:"67108864"`
+	// ReclaimInterval is the pause between two looks for space to give back.
+	ReclaimInterval time.Duration `toml:"reclaim_interval" doc:"pause between two looks for space to give back" default:"1m"`
+	// ReclaimBelow is the living share of the oldest segments, in percent, below which they are
+	// written again and dropped.
+	ReclaimBelow int `toml:"reclaim_below" doc:"living share in percent below which the oldest log is written again" default:"50"`
+}
+
+func orDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// WithDefaults fills in what is not set.
+func (c Config) WithDefaults() Config {
+	orDefault(&c.Grace, time.Second)
+	orDefault(&c.LostGrace, 300*time.Millisecond)
+	orDefault(&c.Lease, 800*time.Millisecond)
+	orDefault(&c.Heartbeat, 100*time.Millisecond)
+	orDefault(&c.SegmentSize, 16<<20)
+	orDefault(&c.Reserve, 1<<30)
+	orDefault(&c.CacheSize, 32<<20)
+	orDefault(&c.ScrubRate, 1<<20)
+	orDefault(&c.ScrubInterval, 7*24*time.Hour)
+	orDefault(&c.FlushEvery, 64<<20)
+	orDefault(&c.ReclaimInterval, time.Minute)
+	orDefault(&c.ReclaimBelow, 50)
+	return c
+}
+
+// Validate reports the first setting that cannot work.
+func (c Config) Validate() error {
+	seen := map[org.VolumeName]bool{}
+	for _, v := range c.Volumes {
+		if err := org.ValidName(string(v.Name)); err != nil {
+			return fmt.Errorf("mailbox volume: %w", err)
+		}
+		if v.Path == "" {
+			return fmt.Errorf("mailbox volume %s: path is empty; give the folder where it is mounted", v.Name)
+		}
+		if seen[v.Name] {
+			return fmt.Errorf("mailbox volume %s: named twice", v.Name)
+		}
+		seen[v.Name] = true
+	}
+	d := c.WithDefaults()
+	if d.Lease >= d.Grace {
+		return fmt.Errorf("mailbox lease %s: must be shorter than grace %s", d.Lease, d.Grace)
+	}
+	if d.SegmentSize < 64<<10 {
+		return fmt.Errorf("mailbox segment_size %d: must be at least 65536", d.SegmentSize)
+	}
+	return nil
+}
+
+// Group is what a Keeper needs of the group of servers; *cluster.Cluster is one.
+type Group interface {
+	Name() org.ServerName
+	View() *cluster.View
+	Changed() <-chan struct{}
+	Commit(context.Context, cluster.Txn) (int64, error)
+	Sync(context.Context) error
+	Quorum() bool
+	Peers() []cluster.Peer
+	PeersChanged() <-chan struct{}
+	Dead(org.ServerName) (string, bool)
+	Alive(org.ServerName) bool
+	LeaseValid() bool
+	Publish(section string, v []byte)
+	Published(s org.ServerName, section string) ([]byte, time.Time, bool)
+	Dial(ctx context.Context, s org.ServerName, proto string) (net.Conn, error)
+	Handle(proto string, h func(ctx context.Context, peer org.ServerName, c net.Conn))
+	Conn(org.ServerName) (*grpc.ClientConn, error)
+	RegisterService(*grpc.ServiceDesc, any)
+}
+
+// Deps are what a Keeper is built from.
+type Deps struct {
+	Group  Group
+	FS     fsx.FS // the disk; nil for the machine's
+	Log    *slog.Logger
+	Events *event.Log
+}

@@ -1,0 +1,420 @@
+package mailbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mailbox/journal"
+	"github.com/postern-mail/postern/internal/mailbox/store"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// role is what a copy has to do now; two equal roles need no change.
+type role struct {
+	do       string // "lead", "follow", "rest"
+	term     org.Term
+	source   org.ServerName // whom to follow
+	seedFrom org.ServerName
+	reseed   int
+	why      string // of rest
+}
+
+// dbCopy is one copy of a database on this server. Its run goroutine owns the
+// role; log and index are safe for concurrent readers.
+type dbCopy struct {
+	k    *Keeper
+	name org.DatabaseName
+	dir  string
+	vol  *volume
+	log  *slog.Logger
+
+	jn  *journal.Log // set by open, before any role
+	ixp atomic.Pointer[store.Index]
+	w   *window
+
+	// applyMu serializes applying of the log to the index.
+	applyMu sync.Mutex
+	freed   []freedBody // guarded by applyMu: bodies to punch once the index is durable
+	trims   []freedBody // guarded by applyMu: log to drop once the index is durable
+
+	mu       sync.Mutex // guards the fields below
+	def      org.Database
+	mount    org.Mount
+	lead     *leader // while leading
+	state    org.CopyState
+	reason   string
+	maxTerm  org.Term // the newest term seen: nothing older is followed
+	heardEnd org.LSN  // the active's end of log as last heard
+	commit   org.LSN  // known to be confirmed
+	promised time.Time
+	promisee org.ServerName
+	seed     seedProgress
+	opened   bool
+
+	repairs atomic.Uint64
+	markers markerBook
+	kick    chan struct{} // buffered: the role may have to change
+	hub     hub
+}
+
+type seedProgress struct {
+	active      bool
+	total, done int64
+	source      org.ServerName
+}
+
+type freedBody struct {
+	lsn   org.LSN // of the record that holds the body
+	after org.LSN // position at which it was freed
+}
+
+func newCopy(k *Keeper, def org.Database, v *volume) *dbCopy {
+	return &dbCopy{
+		k: k, name: def.Name, def: def, vol: v,
+		dir:   filepath.Join(v.Path, string(def.Name)),
+		log:   k.deps.Log.With("database", string(def.Name)),
+		kick:  make(chan struct{}, 1),
+		state: org.CopyInitializing,
+		w:     newWindow(),
+	}
+}
+
+// poke makes the run loop look at the view again.
+func (c *dbCopy) poke() {
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// setState records the copy's state for reports.
+func (c *dbCopy) setState(s org.CopyState, reason string) {
+	c.mu.Lock()
+	old := c.state
+	c.state, c.reason = s, reason
+	c.mu.Unlock()
+	if old == s {
+		return
+	}
+	c.log.Info("copy state", "from", old, "to", s, "reason", reason)
+	switch s {
+	case org.CopyHealthy:
+		c.k.deps.Events.Emit(evCopyHealthy, "%s on %s is healthy", c.name, c.k.me)
+	case org.CopyFailed, org.CopyFailedAndSuspended:
+		c.k.deps.Events.Emit(evCopyFailed, "%s on %s: %s", c.name, c.k.me, reason)
+	}
+	c.k.reportSoon()
+}
+
+// wanted works out the role from the group's rows. It is pure.
+func wanted(me org.ServerName, def org.Database, m org.Mount) role {
+	mine, ok := def.Copy(me)
+	switch {
+	case !ok:
+		return role{do: "rest", why: "the database has no copy here"}
+	case m.Active == me:
+		return role{do: "lead", term: m.Term}
+	case mine.Suspended:
+		return role{do: "rest", why: "suspended by an administrator: " + mine.SuspendComment, reseed: mine.SeedCount}
+	case m.Active == "":
+		return role{do: "rest", term: m.Term, why: "the database is dismounted"}
+	}
+	return role{do: "follow", term: m.Term, source: m.Active, seedFrom: mine.SeedFrom, reseed: mine.SeedCount}
+}
+
+// run opens the copy and plays its role until ctx ends.
+func (c *dbCopy) run(ctx context.Context) {
+	wait := 250 * time.Millisecond
+	for ctx.Err() == nil {
+		err := c.vol.check()
+		if err == nil {
+			err = c.honourReseed()
+		}
+		if err == nil {
+			err = c.open()
+		}
+		if err == nil {
+			err = c.live(ctx)
+			wait = 250 * time.Millisecond
+		}
+		c.close()
+		if ctx.Err() != nil {
+			return
+		}
+		var again *restart
+		if errors.As(err, &again) {
+			err = c.prepareRestart(again)
+		}
+		if err == nil || errors.Is(err, errReseed) {
+			continue
+		}
+		c.setState(org.CopyFailed, err.Error())
+		wait = min(2*wait, 30*time.Second)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// live plays roles, with the background work beside, until ctx ends, the disk
+// fails or a reseed is ordered.
+func (c *dbCopy) live(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	bg, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() { c.housekeep(bg) })
+	wg.Go(func() { c.scrubLoop(bg) })
+	wg.Go(func() { c.offerLoop(bg) })
+	return c.play(ctx)
+}
+
+// play runs one role after the other.
+func (c *dbCopy) play(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if c.reseedOrdered() {
+			return errReseed
+		}
+		c.mu.Lock()
+		r := wanted(c.k.me, c.def, c.mount)
+		c.mu.Unlock()
+		rctx, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- c.playRole(rctx, r) }()
+		err := c.watchRole(ctx, r, done, cancel)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			c.log.Debug("role ended", "role", r.do, "term", r.term, "err", err)
+			var again *restart
+			if errors.As(err, &again) || errors.Is(err, errReseed) {
+				return err
+			}
+			if c.jn.Failed() != nil {
+				return c.awaitReseed(ctx)
+			}
+			sleep(ctx, 20*time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// watchRole waits for the end of a role, and ends it when another is wanted.
+func (c *dbCopy) watchRole(ctx context.Context, r role, done chan error, cancel func()) error {
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+			cancel()
+			return <-done
+		case <-c.kick:
+			c.mu.Lock()
+			now := wanted(c.k.me, c.def, c.mount)
+			c.mu.Unlock()
+			if now != r {
+				cancel()
+				return <-done
+			}
+		}
+	}
+}
+
+func (c *dbCopy) playRole(ctx context.Context, r role) error {
+	switch r.do {
+	case "lead":
+		return c.leadTerm(ctx, r.term)
+	case "follow":
+		return c.followTerm(ctx, r)
+	}
+	c.mu.Lock()
+	suspended := false
+	if mine, ok := c.def.Copy(c.k.me); ok {
+		suspended = mine.Suspended
+	}
+	c.mu.Unlock()
+	if suspended {
+		c.setState(org.CopySuspended, r.why)
+	} else {
+		c.setState(org.CopyDismounted, r.why)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// awaitReseed waits out a failed disk. After a failed fsync nobody knows what
+// is on it (faults P6), so the copy does not start again from those files by
+// itself: it is seeded anew when an administrator, or AutoReseed, says so.
+func (c *dbCopy) awaitReseed(ctx context.Context) error {
+	err := fmt.Errorf("disk: %w", c.jn.Failed())
+	c.setState(org.CopyFailedAndSuspended, err.Error())
+	for !c.reseedOrdered() {
+		select {
+		case <-ctx.Done():
+			return err
+		case <-c.kick:
+		}
+	}
+	return errReseed
+}
+
+var errReseed = errors.New("a reseed was ordered")
+
+// open opens log and index, and makes the index anew from the log where it
+// cannot be used.
+func (c *dbCopy) open() error {
+	c.setState(org.CopyInitializing, "opening")
+	fs := c.k.fs
+	jn, err := journal.Open(filepath.Join(c.dir, "log"), journal.Options{
+		FS: c.vol.fs, Identity: c.def.Identity, SegmentSize: cmpOr(c.def.SegmentSize, c.k.cfg.SegmentSize),
+		Reserve: c.k.cfg.Reserve, Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	c.jn = jn
+	ix, err := c.openIndex()
+	if err != nil {
+		return err
+	}
+	c.ixp.Store(ix)
+	if at := ix.Applied(); at.LSN > c.jn.End().LSN || !c.jn.Contains(at) && at.LSN >= c.jn.Start() && at.LSN > 0 {
+		return &restart{why: fmt.Sprintf("it is at position %d of another history", at.LSN), index: true}
+	}
+	if err := fs.MkdirAll(c.asideDir()); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.maxTerm = max(c.maxTerm, c.jn.End().Term)
+	c.commit = c.index().Applied().LSN
+	c.opened = true
+	c.mu.Unlock()
+	return nil
+}
+
+func (c *dbCopy) openIndex() (*store.Index, error) {
+	dir := filepath.Join(c.dir, "index")
+	o := store.Options{Cache: c.k.cache, Identity: c.def.Identity, Log: c.log}
+	ix, err := store.Open(dir, o)
+	if !kind.Is(err, kind.Corrupt) {
+		return ix, err
+	}
+	c.k.deps.Events.Emit(evIndexReset, "index of %s on %s is made anew from the log: %v", c.name, c.k.me, err)
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	return store.Open(dir, o)
+}
+
+// restart is the error of a role that found that the copy has to be opened
+// anew, after its index or its log was put away.
+type restart struct {
+	why   string
+	index bool // the index is made anew from the log
+	log   bool // the log is set aside and the copy seeded
+}
+
+func (r *restart) Error() string { return r.why }
+
+// prepareRestart puts away what the role said, while the copy is closed.
+func (c *dbCopy) prepareRestart(r *restart) error {
+	c.log.Warn("copy is opened anew", "why", r.why)
+	if r.log {
+		aside := filepath.Join(c.asideDir(), fmt.Sprintf("%d-whole", time.Now().UnixNano()))
+		if err := c.k.fs.Rename(filepath.Join(c.dir, "log"), aside); err != nil {
+			return err
+		}
+		c.markSeeding(true)
+	}
+	c.k.deps.Events.Emit(evIndexReset, "index of %s on %s is made anew: %s", c.name, c.k.me, r.why)
+	return os.RemoveAll(filepath.Join(c.dir, "index"))
+}
+
+func (c *dbCopy) close() {
+	c.mu.Lock()
+	c.opened = false
+	c.mu.Unlock()
+	var errs []error
+	if ix := c.index(); ix != nil {
+		errs = append(errs, ix.Flush(), ix.Close())
+	}
+	if c.jn != nil {
+		errs = append(errs, c.jn.Close())
+	}
+	c.w.reset()
+	if err := errors.Join(errs...); err != nil {
+		c.log.Warn("close copy", "err", err)
+	}
+}
+
+func (c *dbCopy) index() *store.Index { return c.ixp.Load() }
+
+func (c *dbCopy) asideDir() string { return filepath.Join(c.dir, "diverged") }
+
+// update gives the copy the rows of the newest view.
+func (c *dbCopy) update(def org.Database, m org.Mount) {
+	c.mu.Lock()
+	c.def = def
+	if m.Term >= c.mount.Term {
+		c.mount = m
+	}
+	c.maxTerm = max(c.maxTerm, m.Term)
+	c.mu.Unlock()
+	c.poke()
+}
+
+// leader returns the leading role, nil while this copy does not lead.
+func (c *dbCopy) leader() *leader {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lead
+}
+
+// status is what the copy reports.
+func (c *dbCopy) status() org.CopyStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := org.CopyStatus{
+		Database: c.name, Server: c.k.me, State: c.state, Reason: c.reason,
+		Term: c.maxTerm, Committed: c.commit, InSync: c.mount.IsInSync(c.k.me),
+		Repairs: c.repairs.Load(), VolumeFull: c.vol.full(),
+	}
+	if c.opened {
+		s.Copied = c.jn.End().LSN
+		s.Replayed = c.index().Applied().LSN
+		s.DiskUsed = c.jn.Used()
+	}
+	s.Generated = max(c.heardEnd, s.Copied)
+	if c.seed.active {
+		s.SeedTotal, s.SeedDone, s.SeedSource = c.seed.total, c.seed.done, c.seed.source
+	}
+	return s
+}
+
+// sleep waits, and tells whether ctx is still alive.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func cmpOr[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}

@@ -1,0 +1,244 @@
+package mailbox
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// memberLoop keeps the in-sync set: it takes out who stalls, before anything
+// is confirmed without it, and takes in who has caught up.
+func (l *leader) memberLoop(ctx context.Context) {
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if err := l.reviewMembers(ctx); err != nil && ctx.Err() == nil {
+			if kind.Is(err, kind.Elsewhere) {
+				l.fail(err)
+				return
+			}
+			l.c.log.Warn("in-sync set", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-l.c.k.group.PeersChanged():
+		}
+	}
+}
+
+// reviewMembers judges the set once and carries the verdict out.
+func (l *leader) reviewMembers(ctx context.Context) error {
+	l.c.mu.Lock()
+	def, row := l.c.def, l.c.mount
+	l.c.mu.Unlock()
+	l.adopt(row)
+	l.setCopies(def)
+	canStore := l.c.k.storable(def)
+	l.mu.Lock()
+	tail := l.build.from.LSN
+	ms := make([]*member, 0, len(l.members))
+	for _, s := range slices.Sorted(maps.Keys(l.members)) {
+		m := l.members[s]
+		_, m.gone = l.c.k.group.Dead(s)
+		m.canStore = canStore[s] && !m.gone
+		ms = append(ms, m)
+	}
+	r := rules{grace: l.c.k.cfg.Grace, lostGrace: l.c.k.cfg.LostGrace, redundancy: def.Redundancy}
+	v := judge(ms, tail, l.commit, r, time.Now())
+	for _, s := range v.add {
+		// Waited for from now on: the set may only name copies that have
+		// everything confirmed at any moment.
+		l.members[s].joining = true
+	}
+	l.held = v.held
+	markAlone := v.alone && len(ms) > 0 && l.mount.AloneSince == nil
+	if !v.alone {
+		l.alone = false
+	} else if !markAlone && len(v.remove) == 0 {
+		l.alone = true
+		l.advance()
+	}
+	l.mu.Unlock()
+	if len(v.remove) == 0 && len(v.add) == 0 && !markAlone {
+		return nil
+	}
+	cctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if v.alone && len(ms) > 0 {
+		return l.casAlone(cctx, v.remove)
+	}
+	return l.casSet(cctx, v.remove, v.add)
+}
+
+// adopt takes over what somebody else changed in the mount row of this term,
+// such as an administrator who takes a copy out of the set.
+func (l *leader) adopt(row org.Mount) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if row.Term != l.term || row.Active != l.c.k.me || row.Revision <= l.mount.Revision {
+		return
+	}
+	l.mount = row
+	for s, m := range l.members {
+		// A row of a newer revision settles every compare and swap on older ones.
+		m.inSync, m.joining = row.IsInSync(s), false
+	}
+}
+
+// casAlone records that changes will be confirmed on this copy only, and from
+// which position, before any is.
+func (l *leader) casAlone(ctx context.Context, remove []org.ServerName) error {
+	l.mu.Lock()
+	at := l.commit
+	l.mu.Unlock()
+	err := l.cas(ctx, func(m *org.Mount) {
+		m.InSync = []org.ServerName{l.c.k.me}
+		if m.AloneSince == nil {
+			m.AloneSince = &org.AloneMark{LSN: at, Time: time.Now().UTC()}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	l.c.k.deps.Events.Emit(evAlone, "%s on %s confirms changes on one copy only, from position %d: no other copy can store", l.c.name, l.c.k.me, at)
+	l.emitRemoved(remove)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.alone = true
+	l.advance()
+	return nil
+}
+
+// casSet removes and adds members of the in-sync set.
+func (l *leader) casSet(ctx context.Context, remove, add []org.ServerName) error {
+	redundant := false
+	err := l.cas(ctx, func(m *org.Mount) {
+		m.InSync = slices.DeleteFunc(m.InSync, func(s org.ServerName) bool { return slices.Contains(remove, s) })
+		for _, s := range add {
+			if !slices.Contains(m.InSync, s) {
+				m.InSync = append(m.InSync, s)
+			}
+		}
+		if len(m.InSync) > 1 && m.AloneSince != nil {
+			m.AloneSince, redundant = nil, true
+		}
+	})
+	if err != nil {
+		return err
+	}
+	l.emitRemoved(remove)
+	for _, s := range add {
+		l.c.k.deps.Events.Emit(evInSync, "%s on %s is in sync", l.c.name, s)
+	}
+	if redundant {
+		l.c.k.deps.Events.Emit(evNotAlone, "%s has a second copy again", l.c.name)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.advance()
+	return nil
+}
+
+func (l *leader) emitRemoved(remove []org.ServerName) {
+	for _, s := range remove {
+		l.c.k.deps.Events.Emit(evOutOfSync, "%s on %s was taken out of the in-sync set", l.c.name, s)
+	}
+}
+
+// cas changes the mount row. When another change won, the row is read again
+// and the next review decides; when the term is over, the error is Elsewhere.
+func (l *leader) cas(ctx context.Context, change func(*org.Mount)) error {
+	l.mu.Lock()
+	n := l.mount
+	l.mu.Unlock()
+	old := n.Revision
+	n.InSync = slices.Clone(n.InSync)
+	change(&n)
+	b, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	key := MountKey(l.c.name)
+	rev, err := l.c.k.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key, Revision: old}}, Then: []cluster.Op{{Key: key, Value: b}}})
+	if err != nil {
+		// Whether it was done is unknown unless it is a conflict; the row
+		// as it is now tells.
+		if serr := l.c.k.group.Sync(ctx); serr != nil {
+			return err
+		}
+		row, ok := l.c.k.group.View().Mount(l.c.name)
+		if !ok || row.Term != l.term || row.Active != l.c.k.me {
+			return kind.Errorf(kind.Elsewhere, "%s: term %d is over", l.c.name, l.term)
+		}
+		l.adopt(row)
+		return kind.Errorf(kind.Conflict, "%s: in-sync set changed meanwhile: %w", l.c.name, err)
+	}
+	n.Revision = rev
+	l.adopt(n)
+	return nil
+}
+
+// storable tells which other copies' servers are live members that can store:
+// as long as there is one, nothing is confirmed on a single copy.
+func (k *Keeper) storable(def org.Database) map[org.ServerName]bool {
+	out := map[org.ServerName]bool{}
+	for _, cp := range def.Copies {
+		if cp.Server == k.me || cp.Suspended {
+			continue
+		}
+		if _, dead := k.group.Dead(cp.Server); dead || !k.group.Alive(cp.Server) {
+			continue
+		}
+		st, ok := k.peerStatus(cp.Server, def.Name)
+		if !ok {
+			// The server lives and has said nothing of its copy yet.
+			out[cp.Server] = k.peerUp(cp.Server)
+			continue
+		}
+		switch st.State {
+		case org.CopyFailed, org.CopyFailedAndSuspended, org.CopySuspended, org.CopySeeding, org.CopyDismounted:
+		default:
+			out[cp.Server] = !st.VolumeFull
+		}
+	}
+	return out
+}
+
+// readable tells whether reads may be answered here: every member of the
+// in-sync set was heard within the lease, so none of them leads a newer term.
+// Alone, it is the lease in the agreed state that counts. stale tells that
+// without quorum the answer may be old (design G10).
+func (l *leader) readable() (ok, stale bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ready || l.noReads {
+		return false, false
+	}
+	now := time.Now()
+	alone := true
+	ok = true
+	for _, m := range l.members {
+		if !m.inSync {
+			continue
+		}
+		alone = false
+		if now.Sub(m.heard) >= l.c.k.cfg.Lease {
+			ok = false
+		}
+	}
+	if alone {
+		ok = l.c.k.group.LeaseValid()
+	}
+	if !ok && !l.c.k.group.Quorum() {
+		return true, true
+	}
+	return ok, false
+}

@@ -1,0 +1,369 @@
+package mailbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// statusSection is the name under which a server publishes the state of its
+// copies to the others.
+const statusSection = "copies"
+
+// Keeper is the front door of the room: it keeps the copies of this server and
+// obeys the group's rows about them.
+type Keeper struct {
+	cfg     Config
+	deps    Deps
+	group   Group
+	me      org.ServerName
+	fs      fsx.FS
+	cache   *pebble.Cache
+	volumes map[org.VolumeName]*volume
+	watches watchTable
+	report  chan struct{} // buffered
+	ops     map[string]method
+
+	mu     sync.Mutex // guards the rest
+	copies map[org.DatabaseName]*running
+	epochs map[org.DatabaseName]*mountEpoch
+	peers  map[org.ServerName]peerReport
+	ctx    context.Context // of Run
+}
+
+// running is a copy with the means to end it.
+type running struct {
+	c      *dbCopy
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// mountEpoch ends when another copy becomes active.
+type mountEpoch struct {
+	active org.ServerName
+	term   org.Term
+	ctx    context.Context
+	end    context.CancelFunc
+}
+
+type peerReport struct {
+	raw    []byte
+	copies []org.CopyStatus
+}
+
+// New builds a Keeper and registers what it serves to other servers. Nothing
+// is opened before Run.
+func New(cfg Config, d Deps) (*Keeper, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.WithDefaults()
+	if d.FS == nil {
+		d.FS = fsx.OS{}
+	}
+	k := &Keeper{
+		cfg: cfg, deps: d, group: d.Group, me: d.Group.Name(), fs: d.FS,
+		volumes: map[org.VolumeName]*volume{}, report: make(chan struct{}, 1), ops: copyOps(),
+		copies: map[org.DatabaseName]*running{}, epochs: map[org.DatabaseName]*mountEpoch{},
+		peers: map[org.ServerName]peerReport{},
+	}
+	for _, v := range cfg.Volumes {
+		k.volumes[v.Name] = newVolume(v, d.FS, cfg.Reserve)
+	}
+	d.Group.Handle(logProto, k.serveLog)
+	d.Group.RegisterService(serviceDesc(), k)
+	return k, nil
+}
+
+// Client returns the store as callers see it.
+func (k *Keeper) Client() *Client { return &Client{k} }
+
+// Run keeps the copies until ctx ends; then it closes them.
+func (k *Keeper) Run(ctx context.Context) error {
+	k.cache = pebble.NewCache(k.cfg.CacheSize)
+	defer k.cache.Unref()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	k.mu.Lock()
+	k.ctx = ctx
+	k.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() { k.reportLoop(ctx) })
+	defer wg.Wait()
+	for {
+		changed := k.group.Changed()
+		k.reconcile(ctx, k.group.View())
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			k.stopAll()
+			return nil
+		}
+	}
+}
+
+// life is the context of work that belongs to the Keeper as a whole.
+func (k *Keeper) life() context.Context {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.ctx
+}
+
+// reconcile starts, informs and stops copies as the view says.
+func (k *Keeper) reconcile(ctx context.Context, v *cluster.View) {
+	want := map[org.DatabaseName]bool{}
+	for _, def := range v.Databases() {
+		m, _ := v.Mount(def.Name)
+		k.noteEpoch(ctx, def.Name, m)
+		mine, ok := def.Copy(k.me)
+		if !ok {
+			continue
+		}
+		want[def.Name] = true
+		k.mu.Lock()
+		r := k.copies[def.Name]
+		k.mu.Unlock()
+		if r != nil && r.c.def.Identity != def.Identity {
+			k.retire(def.Name, r) // removed and made anew under the same name
+			r = nil
+		}
+		if r == nil {
+			r = k.start(ctx, def, mine)
+		}
+		if r != nil {
+			r.c.update(def, m)
+		}
+	}
+	k.mu.Lock()
+	var gone []org.DatabaseName
+	for name := range k.copies {
+		if !want[name] {
+			gone = append(gone, name)
+		}
+	}
+	k.mu.Unlock()
+	for _, name := range gone {
+		k.mu.Lock()
+		r := k.copies[name]
+		k.mu.Unlock()
+		k.retire(name, r)
+	}
+}
+
+// noteEpoch keeps the context that calls to the active copy end with.
+func (k *Keeper) noteEpoch(ctx context.Context, db org.DatabaseName, m org.Mount) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e := k.epochs[db]
+	if e != nil && e.active == m.Active && e.term == m.Term {
+		return
+	}
+	if e != nil {
+		e.end()
+	}
+	e = &mountEpoch{active: m.Active, term: m.Term}
+	e.ctx, e.end = context.WithCancel(ctx)
+	k.epochs[db] = e
+}
+
+// epoch returns a context that ends when server s is no longer active for db.
+func (k *Keeper) epoch(db org.DatabaseName, s org.ServerName) context.Context {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e := k.epochs[db]; e != nil && e.active == s {
+		return e.ctx
+	}
+	ended, end := context.WithCancel(k.ctx)
+	end()
+	return ended
+}
+
+func (k *Keeper) start(ctx context.Context, def org.Database, mine org.Copy) *running {
+	vol := k.volumes[mine.Volume]
+	if vol == nil {
+		k.deps.Log.Error("copy names a volume that this server does not have", "database", def.Name, "volume", mine.Volume)
+		return nil
+	}
+	c := newCopy(k, def, vol)
+	m, _ := k.group.View().Mount(def.Name)
+	c.update(def, m)
+	cctx, cancel := context.WithCancel(ctx)
+	r := &running{c: c, cancel: cancel, done: make(chan struct{})}
+	k.mu.Lock()
+	k.copies[def.Name] = r
+	k.mu.Unlock()
+	go func() {
+		defer close(r.done)
+		c.run(cctx)
+	}()
+	return r
+}
+
+// retire stops a copy that is no longer in the definition. Its files are set
+// aside, not deleted: an administrator may have been wrong (P42).
+func (k *Keeper) retire(name org.DatabaseName, r *running) {
+	r.cancel()
+	<-r.done
+	k.mu.Lock()
+	delete(k.copies, name)
+	k.mu.Unlock()
+	to := filepath.Join(r.c.vol.Path, fmt.Sprintf(".removed-%s-%d", name, time.Now().Unix()))
+	if err := os.Rename(r.c.dir, to); err != nil && !errors.Is(err, os.ErrNotExist) {
+		k.deps.Log.Warn("set removed copy aside", "database", name, "err", err)
+	}
+}
+
+func (k *Keeper) stopAll() {
+	k.mu.Lock()
+	all := slices.Collect(maps.Values(k.copies))
+	k.mu.Unlock()
+	for _, r := range all {
+		r.cancel()
+	}
+	for _, r := range all {
+		<-r.done
+	}
+}
+
+// copy returns this server's copy of a database, nil when there is none.
+func (k *Keeper) copy(db org.DatabaseName) *dbCopy {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r := k.copies[db]; r != nil {
+		return r.c
+	}
+	return nil
+}
+
+func (c *dbCopy) isOpen() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.opened
+}
+
+// reportSoon makes the next report go out at once.
+func (k *Keeper) reportSoon() {
+	select {
+	case k.report <- struct{}{}:
+	default:
+	}
+}
+
+// reportLoop publishes the state of this server's copies to the others.
+func (k *Keeper) reportLoop(ctx context.Context) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		k.group.Publish(statusSection, codec.MustMarshal(k.Statuses()))
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-k.report:
+		}
+	}
+}
+
+// Statuses are the states of this server's copies, by database.
+func (k *Keeper) Statuses() []org.CopyStatus {
+	k.mu.Lock()
+	names := slices.Sorted(maps.Keys(k.copies))
+	k.mu.Unlock()
+	var out []org.CopyStatus
+	for _, n := range names {
+		if c := k.copy(n); c != nil {
+			out = append(out, c.status())
+		}
+	}
+	return out
+}
+
+// peerStatus is what another server last said of its copy of a database.
+func (k *Keeper) peerStatus(s org.ServerName, db org.DatabaseName) (org.CopyStatus, bool) {
+	for _, st := range k.PeerStatuses(s) {
+		if st.Database == db {
+			return st, true
+		}
+	}
+	return org.CopyStatus{}, false
+}
+
+// PeerStatuses is what a server, this one included, last said of its copies.
+func (k *Keeper) PeerStatuses(s org.ServerName) []org.CopyStatus {
+	raw, _, ok := k.group.Published(s, statusSection)
+	if !ok {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if p := k.peers[s]; bytes.Equal(p.raw, raw) {
+		return p.copies
+	}
+	var copies []org.CopyStatus
+	if err := codec.Unmarshal(raw, &copies); err != nil {
+		k.deps.Log.Warn("report of another server", "server", s, "err", err)
+		return nil
+	}
+	k.peers[s] = peerReport{raw, copies}
+	return copies
+}
+
+// processGone tells that a server's process is known to have ended: its
+// machine answers and nobody listens.
+func (k *Keeper) processGone(s org.ServerName) bool {
+	return k.peerState(s) == cluster.PeerRefused
+}
+
+func (k *Keeper) peerUp(s org.ServerName) bool { return k.peerState(s) == cluster.PeerUp }
+
+func (k *Keeper) peerState(s org.ServerName) cluster.PeerState {
+	for _, p := range k.group.Peers() {
+		if p.Server == s {
+			return p.State
+		}
+	}
+	return ""
+}
+
+// Handover asks the active copy of db to stop and hand over to a copy on to.
+// Afterwards a mount row of a newer term may name it; Thaw takes it back.
+func (k *Keeper) Handover(ctx context.Context, db org.DatabaseName, active, to org.ServerName) (end org.LSN, err error) {
+	a, err := callPeer[handoverRequest, handoverAnswer](ctx, k, active, "Handover", db, handoverRequest{To: to})
+	return a.End, err
+}
+
+// Thaw takes a handover back.
+func (k *Keeper) Thaw(ctx context.Context, db org.DatabaseName, active org.ServerName) error {
+	_, err := callPeer[none, none](ctx, k, active, "Thaw", db, none{})
+	return err
+}
+
+// Lead tells whether this server's copy is active and ready for clients, and
+// with which in-sync copies it is connected.
+func (k *Keeper) Lead(db org.DatabaseName) (ready bool, held string) {
+	c := k.copy(db)
+	if c == nil {
+		return false, ""
+	}
+	l := c.leader()
+	if l == nil {
+		return false, ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ready, l.held
+}

@@ -1,0 +1,102 @@
+package mailbox
+
+import (
+	"slices"
+	"time"
+
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// member is what a leading copy knows of one other copy.
+type member struct {
+	server org.ServerName
+	inSync bool // in the agreed set
+	// joining: a compare and swap that adds it may be under way, so it is waited for
+	// as if it were a member until the row is known to say otherwise.
+	joining   bool
+	connected bool      // has a stream
+	lostAt    time.Time // when the stream went, zero while connected
+	acked     org.LSN   // durable there, as far as it told
+	// behindSince is when it was first owed something it has not
+	// acknowledged, zero when it has all it was sent.
+	behindSince time.Time
+	// heard is when the newest beat it echoed was sent: until heard + lease
+	// it will not lead.
+	heard time.Time
+	// short tells that its log ends before what is confirmed: it lost data.
+	short bool
+	// gone tells that the group judges its server dead.
+	gone bool
+	// canStore tells that its server is a live member with a copy that is
+	// neither suspended nor failed, being seeded, or on a full volume.
+	canStore bool
+}
+
+// rules are the settings membership decides by.
+type rules struct {
+	grace, lostGrace time.Duration
+	redundancy       org.Redundancy
+}
+
+// verdict says what the in-sync set should become.
+type verdict struct {
+	remove []org.ServerName
+	add    []org.ServerName
+	// alone tells that this copy may confirm changes without a second one
+	// once it is the only member.
+	alone bool
+	// held says why nothing may be confirmed although this copy is the only
+	// member, empty otherwise.
+	held string
+}
+
+// judge decides who leaves and who enters the in-sync set (design 5.2). It
+// reads nothing but its arguments. tail is the end of what was sent, commit
+// what is confirmed.
+func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
+	var v verdict
+	left := 0
+	for _, m := range ms {
+		if !m.inSync && !m.joining {
+			continue
+		}
+		switch {
+		case m.short,
+			m.gone && !m.connected,
+			!m.connected && !m.lostAt.IsZero() && now.Sub(m.lostAt) >= r.lostGrace,
+			!m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace:
+			v.remove = append(v.remove, m.server)
+		default:
+			left++
+		}
+	}
+	for _, m := range ms {
+		// A copy enters when it has everything confirmed and is close enough
+		// to the end that waiting for it costs no more than one round.
+		if !m.inSync && m.connected && !m.short && m.canEnter(tail, commit) && !slices.Contains(v.remove, m.server) {
+			v.add = append(v.add, m.server)
+		}
+	}
+	if left > 0 || len(v.add) > 0 {
+		return v
+	}
+	i := slices.IndexFunc(ms, func(m *member) bool { return m.canStore })
+	switch {
+	case len(ms) == 0:
+		v.alone = true // a database with one copy has nobody to wait for
+	case r.redundancy == org.AlwaysTwo:
+		v.held = "always-two asks for a second copy and none is in sync"
+	case i >= 0:
+		v.held = string(ms[i].server) + " is a live member and is not in sync yet"
+	default:
+		v.alone = true
+	}
+	return v
+}
+
+// enterWithin is how far from the end a copy may be to enter the in-sync set.
+const enterWithin = 4 << 20
+
+func (m *member) canEnter(tail, commit org.LSN) bool {
+	return m.acked >= commit && tail <= m.acked+enterWithin
+}

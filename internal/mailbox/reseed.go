@@ -1,0 +1,136 @@
+package mailbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/mailbox/journal"
+)
+
+// copyMark is the small file beside a copy's log that remembers what the log
+// itself cannot say.
+type copyMark struct {
+	Format    int    `json:"format"`
+	Identity  string `json:"identity"`
+	SeedCount int    `json:"seed_count"`        // the last ordered reseed that was carried out
+	Seeding   bool   `json:"seeding,omitempty"` // a seed began and has not ended
+}
+
+const copyMarkFormat = 1
+
+func (c *dbCopy) markPath() string { return filepath.Join(c.dir, "copy.json") }
+
+func (c *dbCopy) readMark() (copyMark, error) {
+	m := copyMark{Format: copyMarkFormat, Identity: c.def.Identity}
+	b, err := fsx.ReadFile(c.k.fs, c.markPath(), 1<<16)
+	if errors.Is(err, os.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("%s: %w", c.markPath(), err)
+	}
+	if m.Format > copyMarkFormat {
+		return m, fmt.Errorf("%s: format %d is newer than this version knows (%d); run the newer version", c.markPath(), m.Format, copyMarkFormat)
+	}
+	if m.Identity != c.def.Identity {
+		return m, fmt.Errorf("%s: the folder holds another database of this name; move it away", c.dir)
+	}
+	return m, nil
+}
+
+func (c *dbCopy) writeMark(m copyMark) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return fsx.WriteFile(c.k.fs, c.markPath(), b)
+}
+
+// seedOrder is the number of the newest ordered reseed.
+func (c *dbCopy) seedOrder() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	mine, _ := c.def.Copy(c.k.me)
+	return mine.SeedCount
+}
+
+func (c *dbCopy) reseedOrdered() bool {
+	m, err := c.readMark()
+	return err == nil && c.seedOrder() > m.SeedCount
+}
+
+// honourReseed empties the copy when an administrator ordered a reseed. It
+// runs before the copy is opened and may be repeated.
+func (c *dbCopy) honourReseed() error {
+	if err := c.k.fs.MkdirAll(c.dir); err != nil {
+		return err
+	}
+	m, err := c.readMark()
+	if err != nil {
+		return err
+	}
+	if order := c.seedOrder(); order > m.SeedCount {
+		if err := c.wipe(); err != nil {
+			return err
+		}
+		m.SeedCount, m.Seeding = order, true
+	}
+	return c.writeMark(m)
+}
+
+// wipe removes log and index. What was set aside stays.
+func (c *dbCopy) wipe() error {
+	for _, d := range []string{"index", "log"} {
+		if err := os.RemoveAll(filepath.Join(c.dir, d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *dbCopy) markSeeding(on bool) {
+	m, err := c.readMark()
+	if err == nil && m.Seeding != on {
+		m.Seeding = on
+		err = c.writeMark(m)
+	}
+	if err != nil {
+		c.log.Warn("note seed", "err", err)
+	}
+}
+
+func (c *dbCopy) seedUnfinished() bool {
+	m, err := c.readMark()
+	return err == nil && m.Seeding
+}
+
+// cutAt cuts the log where it forks from the active's. What is cut off is
+// set aside whole, so that its messages can be offered again.
+func (c *dbCopy) cutAt(at journal.Position) error {
+	end := c.jn.End()
+	if c.index().Applied().LSN > at.LSN {
+		// The index holds changes that are not in the active's history.
+		return &restart{why: fmt.Sprintf("the log forks at position %d, before the index", at.LSN), index: true}
+	}
+	aside := filepath.Join(c.asideDir(), fmt.Sprintf("%d-%016x.log", time.Now().UnixNano(), uint64(at.LSN)))
+	if err := c.jn.Cut(at, aside); err != nil {
+		return err
+	}
+	c.w.reset()
+	c.mu.Lock()
+	c.commit = min(c.commit, at.LSN)
+	c.mu.Unlock()
+	c.k.deps.Events.Emit(evDiverged, "%s on %s held %d bytes from position %d that are not in the active's history; they are in %s",
+		c.name, c.k.me, end.LSN-at.LSN, at.LSN, aside)
+	return nil
+}
+
+func offered(path string) string { return path + ".done" }

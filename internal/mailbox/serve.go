@@ -1,0 +1,362 @@
+package mailbox
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/mailbox/journal"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// streamStall bounds how long one side of a log stream may be silent or not
+// take what is sent.
+const streamStall = 10 * time.Second
+
+// frameBytes is about how much log goes into one frame.
+const frameBytes = 1 << 20
+
+// serveLog answers one log stream from a peer (cluster.Handle).
+func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Conn) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	s := newStream(conn, streamStall)
+	var h hello
+	if err := s.expect(frameHello, &h); err != nil {
+		return
+	}
+	c := k.copy(h.Database)
+	if r := c.refusesStream(peer, h); r != nil {
+		_ = s.sendValue(frameRefuse, r) // the peer tries elsewhere either way
+		return
+	}
+	l := c.leader()
+	if h.Seed {
+		l = nil
+	}
+	pos, ok := c.agreePosition(s, h, l)
+	if !ok {
+		return
+	}
+	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos}).run(ctx)
+	k.deps.Log.Debug("log stream ended", "database", h.Database, "peer", peer, "err", err)
+}
+
+// refusesStream says why peer may not have this log here, nil when it may.
+func (c *dbCopy) refusesStream(peer org.ServerName, h hello) *refusal {
+	if c == nil {
+		return &refusal{Text: "no copy of " + string(h.Database) + " here"}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, member := c.def.Copy(peer)
+	switch {
+	case !c.opened:
+		return &refusal{Text: "the copy is not open"}
+	case !member:
+		return &refusal{Text: string(peer) + " has no copy of " + string(c.name)}
+	case h.Identity != c.def.Identity:
+		return &refusal{Text: "another database has this name"}
+	case h.Seed && c.lead == nil:
+		return nil
+	case c.lead == nil:
+		return &refusal{Text: "not active here", Term: c.maxTerm}
+	case h.Term > c.lead.term:
+		return &refusal{Text: "the peer knows a newer term", Term: c.lead.term}
+	}
+	return nil
+}
+
+// agreePosition finds the position from which the peer can go on: the end of
+// its log when that is in this history, otherwise the fork it is told.
+func (c *dbCopy) agreePosition(s *stream, h hello, l *leader) (journal.Position, bool) {
+	term := org.Term(0)
+	if l != nil {
+		term = l.term
+	}
+	for range 64 { // each round narrows the fork down
+		start, end := c.jn.Start(), c.jn.End()
+		switch {
+		case h.End.LSN == 0 && h.End.Chain == 0, h.End.LSN >= start && c.jn.Contains(h.End):
+			a := accept{Term: term, Start: start, End: end, Total: int64(end.LSN - max(start, h.End.LSN))}
+			if err := s.sendValue(frameAccept, a); err != nil {
+				return journal.Position{}, false
+			}
+			h.End.LSN = max(h.End.LSN, start)
+			return h.End, true
+		case h.End.LSN < start:
+			_ = s.sendValue(frameRefuse, refusal{Text: "the log here begins later than the peer's ends", Trimmed: true})
+			return journal.Position{}, false
+		}
+		if err := s.sendValue(frameFork, fork{None: true}); err != nil {
+			return journal.Position{}, false
+		}
+		if !c.answerLandmarks(s, &h) {
+			return journal.Position{}, false
+		}
+	}
+	return journal.Position{}, false
+}
+
+// answerLandmarks answers questions about positions until the peer says hello
+// again with the end of its log after the cut.
+func (c *dbCopy) answerLandmarks(s *stream, h *hello) bool {
+	for range 1000 {
+		t, p, err := s.recv()
+		if err != nil {
+			return false
+		}
+		switch t {
+		case frameHello:
+			return codec.Unmarshal(p, h) == nil
+		case frameLandmarks:
+			var marks []journal.Position
+			if codec.Unmarshal(p, &marks) != nil {
+				return false
+			}
+			f := fork{None: true}
+			for _, m := range marks {
+				if c.jn.Contains(m) && (f.None || m.LSN > f.At.LSN) {
+					f = fork{At: m}
+				}
+			}
+			if s.sendValue(frameFork, f) != nil {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return false
+}
+
+// feed sends the log of a copy to one peer. Without a leader (a seed from a
+// passive copy) it sends what is known to be confirmed and then ends.
+type feed struct {
+	c    *dbCopy
+	l    *leader
+	s    *stream
+	peer org.ServerName
+	pos  journal.Position
+}
+
+func (f *feed) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if f.l != nil {
+		line := f.l.connect(f.peer, f.pos.LSN)
+		defer f.l.disconnect(f.peer, line)
+		go func() {
+			defer cancel()
+			defer f.s.c.Close()
+			f.readAcks(line)
+		}()
+		stop := context.AfterFunc(ctx, func() { f.s.c.Close() })
+		defer stop()
+	} else {
+		go func() { // a seed's acknowledgements only keep the line alive
+			defer cancel()
+			for {
+				if _, _, err := f.s.recv(); err != nil {
+					return
+				}
+			}
+		}()
+	}
+	nextBeat := time.Now()
+	for ctx.Err() == nil {
+		if now := time.Now(); !now.Before(nextBeat) {
+			if err := f.beat(now); err != nil {
+				return err
+			}
+			nextBeat = now.Add(f.c.k.cfg.Heartbeat)
+		}
+		sent, err := f.sendSome()
+		if err != nil {
+			return err
+		}
+		if sent {
+			continue
+		}
+		if f.l == nil && f.pos.LSN >= f.c.commitEnd() {
+			return nil
+		}
+		f.pause(ctx, time.Until(nextBeat))
+		if f.l != nil && f.l.over() {
+			return f.l.ended
+		}
+	}
+	return ctx.Err()
+}
+
+// pause waits for more log, or for the next beat.
+func (f *feed) pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(max(d, 0))
+	defer t.Stop()
+	var more <-chan struct{}
+	if f.l != nil {
+		f.l.mu.Lock()
+		// Only a position beyond what was sent is news.
+		if f.c.w.end() <= f.pos.LSN {
+			more = f.l.changed
+		} else {
+			f.l.mu.Unlock()
+			return
+		}
+		f.l.mu.Unlock()
+	}
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-more:
+	}
+}
+
+func (f *feed) beat(now time.Time) error {
+	b := beat{End: f.c.jn.End().LSN, Commit: f.c.commitEnd()}
+	if f.l != nil {
+		f.l.mu.Lock()
+		b.Term, b.End, b.Commit = f.l.term, f.l.build.from.LSN, f.l.commit
+		b.Sent = int64(now.Sub(f.l.start))
+		f.l.mu.Unlock()
+	}
+	return f.s.send(frameBeat, b.encode())
+}
+
+func (c *dbCopy) commitEnd() org.LSN {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.commit
+}
+
+// sendSome sends the next part of the log, from memory where it is still
+// there, and tells whether there was any.
+func (f *feed) sendSome() (bool, error) {
+	h := dataHead{}
+	limit := org.LSN(0)
+	if f.l != nil {
+		f.l.mu.Lock()
+		h.Term, h.Commit = f.l.term, f.l.commit
+		f.l.mu.Unlock()
+		if ps := f.c.w.from(f.pos.LSN, frameBytes); len(ps) > 0 {
+			h.From, h.To = ps[0].from, ps[len(ps)-1].to
+			parts := make([][]byte, 0, len(ps)+1)
+			parts = append(parts, h.encode())
+			for _, p := range ps {
+				parts = append(parts, p.data)
+			}
+			f.pos = h.To
+			f.l.owed(f.peer, f.pos.LSN)
+			return true, f.s.send(frameData, parts...)
+		}
+	} else {
+		limit = f.c.commitEnd()
+		h.Commit = limit
+		if f.pos.LSN >= limit {
+			return false, nil
+		}
+	}
+	if f.pos.LSN >= f.c.jn.End().LSN {
+		return false, nil
+	}
+	ch, err := f.c.jn.Chunk(f.pos.LSN, frameBytes, f.c.index().BodyDead)
+	if err != nil {
+		return false, err
+	}
+	if ch.End.LSN == ch.From.LSN {
+		return false, nil
+	}
+	h.From, h.To = ch.From, ch.End
+	b, err := codec.Marshal(ch)
+	if err != nil {
+		return false, err
+	}
+	f.pos = ch.End
+	if f.l != nil {
+		f.l.owed(f.peer, f.pos.LSN)
+	}
+	return true, f.s.send(frameChunk, h.encode(), b)
+}
+
+func (f *feed) readAcks(line int) {
+	for {
+		t, p, err := f.s.recv()
+		if err != nil || t != frameAck {
+			return
+		}
+		a, err := decodeAck(p)
+		if err != nil || a.Term != f.l.term {
+			return
+		}
+		if !f.l.acked(f.peer, line, a) {
+			return
+		}
+	}
+}
+
+// connect notes a new stream of a member; an older one no longer counts.
+func (l *leader) connect(s org.ServerName, at org.LSN) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines[s]++
+	if m := l.members[s]; m != nil {
+		m.connected, m.lostAt = true, time.Time{}
+		m.acked, m.behindSince = at, time.Now() // until its first acknowledgement
+		// Nothing was confirmed that this copy, as a member of the set, did
+		// not hold; a log that ends earlier was lost or replaced.
+		m.short = (m.inSync || m.joining) && at < l.commit
+	}
+	return l.lines[s]
+}
+
+func (l *leader) disconnect(s org.ServerName, line int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m := l.members[s]; m != nil && l.lines[s] == line {
+		m.connected, m.lostAt = false, time.Now()
+		l.bump()
+	}
+}
+
+// owed notes that log up to lsn is on its way to a member.
+func (l *leader) owed(s org.ServerName, lsn org.LSN) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m := l.members[s]; m != nil && lsn > m.acked && m.behindSince.IsZero() {
+		m.behindSince = time.Now()
+	}
+}
+
+// acked notes what a member has on stable storage; false ends its stream.
+func (l *leader) acked(s org.ServerName, line int, a ack) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	m := l.members[s]
+	if m == nil || l.lines[s] != line || l.ended != nil {
+		return false
+	}
+	if a.Echo > 0 {
+		if t := l.start.Add(time.Duration(a.Echo)); t.After(m.heard) {
+			m.heard = t
+		}
+	}
+	if a.Durable > m.acked {
+		m.acked, m.short = a.Durable, m.short && a.Durable < l.commit
+		m.behindSince = time.Time{}
+		if m.acked < l.build.from.LSN {
+			m.behindSince = time.Now()
+		}
+		l.advance()
+	} else if m.acked >= l.build.from.LSN {
+		m.behindSince = time.Time{}
+	}
+	return true
+}
+
+func (l *leader) over() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended != nil
+}

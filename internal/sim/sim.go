@@ -1,0 +1,238 @@
+// Package sim runs whole groups of servers in one process: the same cluster,
+// mailbox and active rooms the binary runs, on real folders and loopback
+// sockets, with short timers. Tests and drills stop, start and damage servers
+// through it.
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/postern-mail/postern/internal/active"
+	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/mailbox"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Options of a world. The zero value of a field is its default.
+type Options struct {
+	Servers int       // 3
+	Log     io.Writer // where servers log to, nil for nowhere
+	Mailbox func(*mailbox.Config)
+}
+
+// World is a group of servers in this process.
+type World struct {
+	dir     string
+	o       Options
+	mu      sync.Mutex // guards servers
+	servers []*Server
+}
+
+// Server is one member.
+type Server struct {
+	Name    org.ServerName
+	Dir     string
+	w       *World
+	Cluster *cluster.Cluster
+	Keeper  *mailbox.Keeper
+	Manager *active.Manager
+	Events  *event.Log
+
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+// New makes a group in dir and starts it.
+func New(ctx context.Context, dir string, o Options) (*World, error) {
+	if o.Servers == 0 {
+		o.Servers = 3
+	}
+	w := &World{dir: dir, o: o}
+	for range o.Servers {
+		if _, err := w.Add(ctx); err != nil {
+			w.Close()
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// Add makes one more member and starts it.
+func (w *World) Add(ctx context.Context) (*Server, error) {
+	n := len(w.servers) + 1
+	s := &Server{Name: org.ServerName(fmt.Sprintf("MBX%d", n)), w: w}
+	s.Dir = filepath.Join(w.dir, string(s.Name))
+	addr, err := freeAddr(n)
+	if err != nil {
+		return nil, err
+	}
+	vols := []org.VolumeName{"vol1"}
+	if n == 1 {
+		err = cluster.Init(ctx, cluster.InitOptions{Dir: filepath.Join(s.Dir, "cluster"), Name: s.Name, Site: "A", Addr: addr, Volumes: vols})
+	} else {
+		var token string
+		token, _, err = w.servers[0].Cluster.CreateToken(ctx, cluster.TokenOptions{})
+		if err == nil {
+			err = cluster.Join(ctx, cluster.JoinOptions{Dir: filepath.Join(s.Dir, "cluster"), Token: token, Name: s.Name, Site: "A", Addr: addr, Volumes: vols})
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Start(ctx); err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	w.servers = append(w.servers, s)
+	w.mu.Unlock()
+	return s, nil
+}
+
+// freeAddr finds a port on a loopback address of its own for each server.
+func freeAddr(n int) (string, error) {
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.%d:0", 10+n))
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// Server returns member number n, from 1.
+func (w *World) Server(n int) *Server {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.servers[n-1]
+}
+
+// Named returns the member of that name.
+func (w *World) Named(name org.ServerName) *Server {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, s := range w.servers {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// Close stops everything.
+func (w *World) Close() {
+	w.mu.Lock()
+	all := w.servers
+	w.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, s := range all {
+		wg.Go(s.Stop)
+	}
+	wg.Wait()
+}
+
+// Start starts the server on its folder and waits until it is a member.
+func (s *Server) Start(ctx context.Context) error {
+	log := slog.New(slog.DiscardHandler)
+	if s.w.o.Log != nil {
+		log = slog.New(slog.NewTextHandler(s.w.o.Log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("server", s.Name)
+	}
+	s.Events = event.NewLog(log)
+	c, err := cluster.Open(cluster.Config{
+		Dir: filepath.Join(s.Dir, "cluster"), Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond,
+		MeshInterval: 20 * time.Millisecond, SilentAfter: 400 * time.Millisecond, LeaseTTL: time.Second, NoSync: true,
+	}, log, s.Events)
+	if err != nil {
+		return err
+	}
+	cfg := mailbox.Config{
+		Volumes: []mailbox.Volume{{Name: "vol1", Path: filepath.Join(s.Dir, "vol1")}},
+		Grace:   400 * time.Millisecond, LostGrace: 150 * time.Millisecond, Lease: 300 * time.Millisecond, Heartbeat: 20 * time.Millisecond,
+		SegmentSize: 1 << 20, Reserve: 1 << 20,
+	}
+	if s.w.o.Mailbox != nil {
+		s.w.o.Mailbox(&cfg)
+	}
+	k, err := mailbox.New(cfg, mailbox.Deps{Group: c, Log: log, Events: s.Events})
+	if err != nil {
+		return err
+	}
+	m := active.New(active.Config{}, active.Deps{Group: c, Copies: k, Log: log, Events: s.Events})
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.Cluster, s.Keeper, s.Manager, s.stop, s.done = c, k, m, cancel, make(chan struct{})
+	go s.run(run, log)
+	select {
+	case <-c.Ready():
+		return nil
+	case <-s.done:
+		return kind.Errorf(kind.Internal, "%s ended while it started", s.Name)
+	case <-time.After(30 * time.Second):
+		s.Stop()
+		return kind.Errorf(kind.Busy, "%s is not ready after 30 s", s.Name)
+	}
+}
+
+// run runs the rooms and stops them from the top down.
+func (s *Server) run(ctx context.Context, log *slog.Logger) {
+	defer close(s.done)
+	cctx, cstop := context.WithCancel(context.WithoutCancel(ctx))
+	defer cstop()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Cluster.Run(cctx); err != nil {
+			log.Error("cluster ended", "err", err)
+			s.stop()
+		}
+	})
+	defer wg.Wait()
+	defer cstop()
+	select {
+	case <-s.Cluster.Ready():
+	case <-ctx.Done():
+		return
+	}
+	var top sync.WaitGroup
+	top.Go(func() { _ = s.Keeper.Run(ctx) })
+	top.Go(func() { _ = s.Manager.Run(ctx) })
+	top.Wait()
+}
+
+// Stop ends the server and waits until all of it is gone.
+func (s *Server) Stop() {
+	s.stop()
+	<-s.done
+}
+
+// Command runs an entry of the command table on the server; params is JSON.
+func (s *Server) Command(ctx context.Context, name, params string) (any, error) {
+	var table []command.Command
+	table = append(table, mailbox.Commands(s.Keeper)...)
+	table = append(table, active.Commands(s.Manager)...)
+	for _, c := range table {
+		if c.Name() != name {
+			continue
+		}
+		in := reflect.New(c.In)
+		if params != "" {
+			if err := json.Unmarshal([]byte(params), in.Interface()); err != nil {
+				return nil, err
+			}
+		}
+		return c.Run(ctx, in.Elem().Interface())
+	}
+	return nil, kind.Errorf(kind.NotFound, "no command %q", name)
+}
+
+// Store is the store as a door on the server sees it.
+func (s *Server) Store() mail.Store { return s.Keeper.Client() }

@@ -1,0 +1,188 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/mailbox"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// world makes a group with one database that has copies everywhere.
+func world(t *testing.T, o Options) *World {
+	t.Helper()
+	if os.Getenv("SIM_LOG") != "" {
+		o.Log = os.Stderr
+	}
+	w, err := New(t.Context(), t.TempDir(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.Close)
+	return w
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waited too long: %s", what)
+		}
+	}
+}
+
+func (w *World) mustRun(t *testing.T, server int, name, params string) any {
+	t.Helper()
+	v, err := w.Server(server).Command(t.Context(), name, params)
+	if err != nil {
+		t.Fatalf("%s %s: %v", name, params, err)
+	}
+	return v
+}
+
+func (w *World) mount(n int, db org.DatabaseName) org.Mount {
+	m, _ := w.Server(n).Cluster.View().Mount(db)
+	return m
+}
+
+func (w *World) inSync(t *testing.T, n int, db org.DatabaseName, copies int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%s has %d copies in sync", db, copies), func() bool { return len(w.mount(n, db).InSync) == copies })
+}
+
+var box = org.MailboxRef{ID: org.MailboxID{1}, Database: "DB01"}
+
+func message(i int) []byte {
+	return fmt.Appendf(nil, "From: a@example.test\r\nTo: b@example.test\r\nSubject: number %d\r\nMessage-ID: <%d@example.test>\r\n\r\nBody %d\r\n", i, i, i)
+}
+
+func (s *Server) append(ctx context.Context, i int) error {
+	_, err := s.Store().Append(ctx, box, mail.Append{Folder: "INBOX", Body: message(i)})
+	return err
+}
+
+// subjects counts the messages of INBOX by Message-ID.
+func (s *Server) subjects(t *testing.T) map[string]int {
+	t.Helper()
+	fs, err := s.Store().Folders(t.Context(), box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]int{}
+	for _, f := range fs {
+		for from := mail.UID(1); ; {
+			ms, err := s.Store().Messages(t.Context(), box, mail.MessagesRequest{Folder: f.ID, UIDs: []mail.UIDRange{{First: from, Last: 1<<32 - 1}}, Summaries: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range ms.Messages {
+				out[m.Summary.Envelope.MessageID]++
+				from = m.UID + 1
+			}
+			if !ms.More {
+				break
+			}
+		}
+	}
+	return out
+}
+
+func (s *Server) holdsOnce(t *testing.T, n int) {
+	t.Helper()
+	got := s.subjects(t)
+	for i := range n {
+		id := fmt.Sprintf("%d@example.test", i)
+		if got[id] != 1 {
+			t.Errorf("message %s is there %d times", id, got[id])
+		}
+	}
+	if len(got) != n {
+		t.Errorf("%d different messages, want %d", len(got), n)
+	}
+}
+
+func started(t *testing.T, o Options) *World {
+	t.Helper()
+	w := world(t, o)
+	w.mustRun(t, 1, "database create", `{"database":"DB01","servers":"MBX1,MBX2,MBX3"}`)
+	w.inSync(t, 1, "DB01", 3)
+	if err := w.Server(2).Store().Setup(t.Context(), box, mail.MailboxSetup{Organization: "o1"}); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestReplicateMoveVerify(t *testing.T) {
+	w := started(t, Options{})
+	for i := range 20 {
+		if err := w.Server(1+i%3).append(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mustRun(t, 3, "database move", `{"database":"DB01","to":"MBX2"}`)
+	if m := w.mount(3, "DB01"); m.Active != "MBX2" {
+		t.Fatalf("active on %s", m.Active)
+	}
+	for i := 20; i < 40; i++ {
+		if err := w.Server(1+i%3).append(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Server(3).holdsOnce(t, 40)
+	for _, v := range w.mustRun(t, 1, "copy verify", `{"bodies":true}`).([]mailbox.Verified) {
+		t.Logf("%+v", v)
+	}
+	b, err := w.Server(1).Store().Messages(t.Context(), box, mail.MessagesRequest{Folder: 1, UIDs: []mail.UIDRange{{First: 7, Last: 7}}})
+	if err != nil || len(b.Messages) != 1 {
+		t.Fatal(b, err)
+	}
+	body, err := w.Server(1).Store().Body(t.Context(), box, mail.BodyRequest{Blob: b.Messages[0].Blob})
+	if err != nil || !bytes.Equal(body, message(6)) {
+		t.Fatalf("%q %v", body, err)
+	}
+}
+
+func TestFailover(t *testing.T) {
+	w := started(t, Options{})
+	for round := range 4 {
+		active := w.mount(1, "DB01").Active
+		victim := w.Named(active)
+		other := w.Server(1)
+		if victim == other {
+			other = w.Server(2)
+		}
+		watch := other.Store().Watch(box)
+		for i := range 10 {
+			if err := other.append(t.Context(), round*20+i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		victim.Stop()
+		for i := 10; i < 20; i++ {
+			if err := other.append(t.Context(), round*20+i); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Logf("round %d: %s stopped, ten changes confirmed after %s", round, active, time.Since(began))
+		<-watch.C()
+		watch.Close()
+		if err := victim.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.inSync(t, 1, "DB01", 3)
+	}
+	w.Server(1).holdsOnce(t, 80)
+	w.mustRun(t, 2, "copy verify", `{"bodies":true}`)
+}
