@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding"
 	"reflect"
 	"slices"
 
@@ -96,21 +97,35 @@ func belongs(scope, value, organization string, of func(scope, value string) (or
 	return ok && string(id) == organization
 }
 
-// texts returns the texts in a field that names things: a string or a list of
-// strings.
+// texts returns the texts in a field that names things: a string, something
+// that is written as text such as an address, or a list of those. What is not
+// set gives none.
 func texts(v reflect.Value) ([]string, bool) {
-	switch {
-	case v.Kind() == reflect.String:
-		if v.Len() == 0 {
-			return nil, true
-		}
-		return []string{v.String()}, true
-	case v.Kind() == reflect.Slice && v.Type().Elem().Kind() == reflect.String:
-		out := make([]string, v.Len())
-		for i := range out {
-			out[i] = v.Index(i).String()
+	if v.Kind() == reflect.Slice {
+		var out []string
+		for i := range v.Len() {
+			one, ok := texts(v.Index(i))
+			if !ok {
+				return nil, false
+			}
+			out = append(out, one...)
 		}
 		return out, true
 	}
+	if v.IsZero() {
+		return nil, v.Kind() == reflect.String || v.Kind() == reflect.Pointer || v.Type().Implements(textType)
+	}
+	if m, ok := v.Interface().(encoding.TextMarshaler); ok {
+		b, err := m.MarshalText()
+		return []string{string(b)}, err == nil
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return []string{v.String()}, true
+	case reflect.Pointer:
+		return texts(v.Elem())
+	}
 	return nil, false
 }
+
+var textType = reflect.TypeFor[encoding.TextMarshaler]()

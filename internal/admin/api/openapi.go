@@ -21,7 +21,7 @@ func describe(table []command.Command, version string) (doc []byte, err error) {
 			err = fmt.Errorf("schema: %v", v)
 		}
 	}()
-	reg := huma.NewMapRegistry("#/components/schemas/", schemaName)
+	reg := huma.NewMapRegistry("#/components/schemas/", schemaNames())
 	api := &huma.OpenAPI{
 		OpenAPI: "3.1.0",
 		Info: &huma.Info{
@@ -169,17 +169,28 @@ func defaultOf(typ, text string) any {
 	return text
 }
 
-// schemaName names a type with its package, because several have a Status.
-func schemaName(t reflect.Type, hint string) string {
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
+// schemaNames names types with their package, because several have a Status.
+// Types that still have the same name, such as local ones, are numbered.
+func schemaNames() func(t reflect.Type, hint string) string {
+	taken := map[string]reflect.Type{}
+	return func(t reflect.Type, hint string) string {
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		name := huma.DefaultSchemaNamer(t, hint)
+		if t.Name() == "" || t.PkgPath() == "" {
+			return name
+		}
+		pkg := path.Base(t.PkgPath())
+		name = strings.ToUpper(pkg[:1]) + pkg[1:] + name
+		for n, base := 2, name; ; n++ {
+			if other, ok := taken[name]; !ok || other == t {
+				taken[name] = t
+				return name
+			}
+			name = fmt.Sprintf("%s%d", base, n)
+		}
 	}
-	name := huma.DefaultSchemaNamer(t, hint)
-	if t.Name() == "" || t.PkgPath() == "" {
-		return name
-	}
-	pkg := path.Base(t.PkgPath())
-	return strings.ToUpper(pkg[:1]) + pkg[1:] + name
 }
 
 // OpenAPI writes the document of a table with the door's own entries, for

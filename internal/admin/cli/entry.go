@@ -265,14 +265,15 @@ func (e *entry) show(raw json.RawMessage) error {
 	return e.p.render(e.p.Stdout, e.c.Out, raw)
 }
 
-// holdsNews says that an answer is more than a confirmation: something made
-// up by the server that is told only once, marked secret in Out.
+// holdsNews says that an answer is more than a confirmation: it may have
+// something made up by the server that is told only once.
 func holdsNews(t reflect.Type) bool {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
 	return t.Kind() == reflect.Struct && slices.ContainsFunc(reflect.VisibleFields(t), func(f reflect.StructField) bool {
-		return f.Tag.Get("secret") == "true"
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		return f.Tag.Get("secret") == "true" || slices.Contains([]string{"password", "token", "secret", "code"}, name)
 	})
 }
 

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"encoding"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -111,6 +112,11 @@ func redactInto(out map[string]any, v reflect.Value, depth int) {
 }
 
 func redact(v reflect.Value, depth int) any {
+	if m, ok := v.Interface().(encoding.TextMarshaler); ok && (v.Kind() != reflect.Pointer || !v.IsNil()) {
+		if b, err := m.MarshalText(); err == nil {
+			return cut(string(b))
+		}
+	}
 	switch v.Kind() {
 	case reflect.Pointer, reflect.Interface:
 		if v.IsNil() {
