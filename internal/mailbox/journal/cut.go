@@ -178,15 +178,14 @@ func (l *Log) truncate(at Position) error {
 // reopenTail makes s, which ends at at, the tail with nothing behind its end.
 // Callers hold mu.
 func (l *Log) reopenTail(s *segment, at Position) error {
-	b, err := l.readBlock(s)
-	if err != nil {
-		return err
+	if b, err := l.readBlock(s); err == nil {
+		s.capacity = b.capacity
 	}
 	f, err := l.fs.OpenFile(s.path, fsx.Write|fsx.Direct)
 	if err != nil {
 		return err
 	}
-	s.capacity, s.used = b.capacity, fileSize(b.capacity)
+	s.used = fileSize(s.capacity)
 	l.gmu.Lock()
 	s.gens = nil
 	l.gmu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sort"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -287,16 +288,60 @@ func (l *Log) walkTo(p Position, lsn org.LSN) (Position, error) {
 // holds lsn (which may be the end).
 func (l *Log) segmentStart(lsn org.LSN) (Position, error) {
 	l.mu.RLock()
-	defer l.mu.RUnlock()
 	if l.end.LSN == lsn {
+		defer l.mu.RUnlock()
 		return l.end, nil
 	}
 	s, _, err := l.find(lsn)
 	if err != nil {
+		l.mu.RUnlock()
 		return Position{}, err
 	}
 	b, err := l.readBlock(s)
+	i := slices.Index(l.segs, s)
+	var before *segment
+	if i > 0 {
+		before = l.segs[i-1]
+	}
+	l.mu.RUnlock()
+	if kind.Is(err, kind.Corrupt) {
+		if p, derr := l.derive(s, before); derr == nil {
+			return p, nil // Scrub makes the header anew
+		}
+	}
 	return b.from, err
+}
+
+// derive finds where a segment begins without its header block, which is
+// damaged: by walking the segment before, or, for the first one, from what its
+// first record says it follows.
+func (l *Log) derive(s, before *segment) (Position, error) {
+	if s.start == 0 {
+		return Position{}, nil
+	}
+	if before != nil {
+		p, err := l.segmentStart(before.start)
+		if err != nil {
+			return p, err
+		}
+		return l.walkTo(p, s.start)
+	}
+	b := make([]byte, HeaderSize)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if err := l.readSegment(s, b, 0); err != nil {
+		return Position{}, err
+	}
+	h, err := parseHeader(b, l.seed)
+	if err != nil {
+		return Position{}, err
+	}
+	if h.lsn != s.start || !h.mark.ok { // the mark proves whose log it is
+		return Position{}, kind.Errorf(kind.Corrupt, "first record of %s is damaged too", s.path)
+	}
+	// The term before is not known: not above this one, and the link tells
+	// histories apart.
+	return Position{h.lsn, h.prev, h.term}, nil
 }
 
 // Contains tells whether p is a boundary in this log with the same history
@@ -309,7 +354,7 @@ func (l *Log) Contains(p Position) bool {
 func (l *Log) contains(p Position) (bool, error) {
 	if p.LSN == l.End().LSN || p.LSN == l.Start() {
 		q, err := l.segmentStart(p.LSN)
-		return q == p, err
+		return q.LSN == p.LSN && q.Chain == p.Chain, err
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()

@@ -68,11 +68,10 @@ func (l *Log) checkFiles() error {
 				s.path, l.segs[i+1].path), reseedHint)
 		}
 	}
-	b, err := l.readBlock(l.segs[0])
-	if err != nil && kind.Is(err, kind.Invalid) {
-		return err // another database or format; damage of an old header is for Scrub
+	// Another database's or of another format; a damaged header is for Scrub.
+	if _, err := l.readBlock(l.segs[0]); kind.Is(err, kind.Invalid) {
+		return err
 	}
-	_ = b
 	return nil
 }
 
@@ -84,18 +83,18 @@ func (l *Log) openLast() (Position, error) {
 		last.capacity = b.capacity
 		return b.from, nil
 	}
-	if !kind.Is(err, kind.Corrupt) || len(l.segs) == 1 {
-		return Position{}, kind.WithHint(err, reseedHint)
+	if !kind.Is(err, kind.Corrupt) {
+		return Position{}, err
 	}
 	// The header was durable before the file got its name: this is damage.
 	// The segment before leads to the same position.
-	l.end = Position{LSN: last.start}
-	prev, perr := l.readBlock(l.segs[len(l.segs)-2])
-	if perr != nil {
-		return Position{}, kind.WithHint(err, reseedHint)
+	var before *segment
+	if len(l.segs) > 1 {
+		before = l.segs[len(l.segs)-2]
 	}
-	p, perr := l.walkTo(prev.from, last.start)
-	if perr != nil {
+	l.end = Position{LSN: last.start}
+	p, derr := l.derive(last, before)
+	if derr != nil {
 		return Position{}, kind.WithHint(err, reseedHint)
 	}
 	l.end = p
@@ -196,7 +195,7 @@ func (sc *scan) step() (bool, error) {
 		return true, nil
 	case next.LSN > sc.at.LSN:
 		sc.damage = append(sc.damage, Damage{sc.at.LSN, next.LSN, err})
-		next.Term = sc.at.Term
+		next.Term = max(next.Term, sc.at.Term)
 		sc.at = next
 		return true, nil
 	}
@@ -227,6 +226,9 @@ func (sc *scan) evidence() (durable org.LSN, next Position, err error) {
 		lsn := start + org.LSN(off)
 		if p, ok := parseEnd(b, sc.l.seed); ok && p.LSN == lsn {
 			durable = max(durable, p.LSN)
+			if next.LSN == 0 {
+				next = p // no record behind the broken one, but the end is known
+			}
 			continue
 		}
 		if b[0] != recordMagic[0] || b[1] != recordMagic[1] {
