@@ -186,3 +186,140 @@ func TestFailover(t *testing.T) {
 	w.Server(1).holdsOnce(t, 80)
 	w.mustRun(t, 2, "copy verify", `{"bodies":true}`)
 }
+
+// TestLossyMountBringsBothHistories forces a divergence: the active copy
+// confirms changes alone and dies, another is mounted with loss, the first
+// comes back. Every message of both histories is there exactly once.
+func TestLossyMountBringsBothHistories(t *testing.T) {
+	w := started(t, Options{})
+	for i := range 5 {
+		if err := w.Server(1).append(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range []string{"MBX2", "MBX3"} {
+		w.mustRun(t, 1, "copy suspend", `{"database":"DB01","server":"`+s+`"}`)
+	}
+	w.inSync(t, 1, "DB01", 1)
+	for i := 5; i < 15; i++ {
+		if err := w.Server(2).append(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.mount(2, "DB01").AloneSince == nil {
+		t.Error("nobody noted that changes were confirmed on one copy")
+	}
+	fs, err := w.Server(2).Store().Folders(t.Context(), box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Server(1).Stop()
+	for _, s := range []string{"MBX2", "MBX3"} {
+		w.mustRun(t, 2, "copy resume", `{"database":"DB01","server":"`+s+`"}`)
+	}
+	eventually(t, "the former active copy is fenced", func() bool { return !w.Server(2).Cluster.Alive("MBX1") })
+	if _, err := w.Server(2).Command(t.Context(), "database move", `{"database":"DB01","to":"MBX2"}`); err == nil {
+		t.Fatal("a copy that lacks changes was activated without a dial")
+	}
+	eventually(t, "a lossy mount by hand", func() bool {
+		_, err := w.Server(2).Command(t.Context(), "database move", `{"database":"DB01","to":"MBX2","mount_dial":"BestEffort"}`)
+		if err != nil {
+			t.Log(err)
+		}
+		return err == nil
+	})
+	for i := 15; i < 25; i++ {
+		if err := w.Server(3).append(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The sender of message 7 did not trust the answer and sent it again.
+	if err := w.Server(3).append(t.Context(), 7); err != nil {
+		t.Fatal(err)
+	}
+	now, err := w.Server(2).Store().Folders(t.Context(), box)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now[0].UIDNext <= fs[0].UIDNext || now[0].HighestModSeq <= fs[0].HighestModSeq {
+		t.Errorf("numbers may have been given out twice: %+v after %+v", now[0], fs[0])
+	}
+	if err := w.Server(1).Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.inSync(t, 2, "DB01", 3)
+	eventually(t, "all messages of both histories", func() bool { return len(w.Server(1).subjects(t)) == 25 })
+	w.Server(1).holdsOnce(t, 25)
+	w.mustRun(t, 1, "copy verify", `{"bodies":true}`)
+}
+
+// load appends until stop; it returns how many were confirmed.
+func (w *World) load(ctx context.Context, s *Server, from int, stop <-chan struct{}) (int, error) {
+	for i := from; ; i++ {
+		select {
+		case <-stop:
+			return i, nil
+		default:
+		}
+		if err := s.append(ctx, i); err != nil {
+			return i, err
+		}
+	}
+}
+
+// TestAddCopyUnderLoad seeds a copy from a passive one while writes go on, and
+// the source dies in between.
+func TestAddCopyUnderLoad(t *testing.T) {
+	w := world(t, Options{Servers: 4})
+	w.mustRun(t, 1, "database create", `{"database":"DB01","servers":"MBX1,MBX2,MBX3"}`)
+	w.inSync(t, 1, "DB01", 3)
+	if err := w.Server(1).Store().Setup(t.Context(), box, mail.MailboxSetup{Organization: "o1"}); err != nil {
+		t.Fatal(err)
+	}
+	big := append(message(1_000_000), bytes.Repeat([]byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcd\r\n"), 8000)...)
+	for range 40 { // 20 MiB, so that a seed takes a while at its rate
+		if _, err := w.Server(1).Store().Append(t.Context(), box, mail.Append{Folder: "Archive", Body: big}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop := make(chan struct{})
+	done := make(chan int)
+	go func() {
+		n, err := w.load(t.Context(), w.Server(2), 0, stop)
+		if err != nil {
+			t.Error(err)
+		}
+		done <- n
+	}()
+	w.mustRun(t, 1, "copy add", `{"database":"DB01","server":"MBX4","seed_from":"MBX3","seed_rate":6000000}`)
+	status := func() mailbox.CopyRow {
+		for _, r := range w.mustRun(t, 2, "copy status", `{"database":"DB01"}`).([]mailbox.CopyRow) {
+			if r.Server == "MBX4" {
+				return r
+			}
+		}
+		return mailbox.CopyRow{}
+	}
+	eventually(t, "the seed is under way", func() bool { return status().Seed != "" && status().Copied > 4<<20 })
+	t.Logf("%+v", status())
+	w.Server(3).Stop()
+	before := status().Copied
+	if err := w.Server(3).Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the seed goes on", func() bool {
+		if status().Copied < before {
+			t.Fatalf("the seed began again: %d after %d", status().Copied, before)
+		}
+		return status().State == org.CopyHealthy
+	})
+	w.inSync(t, 1, "DB01", 4)
+	close(stop)
+	n := <-done
+	got := w.Server(4).subjects(t)
+	delete(got, "1000000@example.test")
+	if len(got) != n {
+		t.Errorf("%d messages, want %d", len(got), n)
+	}
+	w.mustRun(t, 1, "copy verify", `{"bodies":true}`)
+}
