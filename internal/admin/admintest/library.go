@@ -59,6 +59,19 @@ type LockIn struct {
 	Code    string `json:"code" secret:"true" required:"true" doc:"the new code"`
 }
 
+// KeyIn are the parameters of "shelf key", of which one is called like a flag
+// of the command line itself.
+type KeyIn struct {
+	Name     string `json:"name" arg:"1" required:"true" doc:"name of the shelf"`
+	Password string `json:"password" secret:"true" doc:"password of the shelf"`
+}
+
+// Key is the answer of "shelf key".
+type Key struct {
+	Name  string `json:"name" col:"NAME"`
+	Token string `json:"token" col:"TOKEN"` // shown once
+}
+
 // NameIn names a shelf.
 type NameIn struct {
 	Name string `json:"name" arg:"1" required:"true" complete:"shelf list" doc:"name of the shelf"`
@@ -86,6 +99,7 @@ func Commands(l *Library) []command.Command {
 			Example: "postern shelf create Novels --size 40", Roles: []command.Role{command.OrganizationAdmin}}, l.create),
 		command.New(command.Command{Noun: "shelf", Verb: "lock", Short: "set the code", Changes: true,
 			Roles: []command.Role{command.OrganizationAdmin, command.HelpDesk, command.Auditor}}, l.lock),
+		command.New(command.Command{Noun: "shelf", Verb: "key", Short: "make a key", Changes: true}, l.key),
 		command.New(command.Command{Noun: "shelf", Verb: "remove", Short: "take a shelf down", Changes: true, Dangerous: true}, l.remove),
 		command.New(command.Command{Noun: "shelf", Verb: "dust", Short: "dust all shelves", Stream: true}, l.dust),
 		command.New(command.Command{Noun: "shelf", Verb: "fail", Short: "fail somehow", Changes: true, Stream: true}, l.fail),
@@ -146,6 +160,11 @@ func (l *Library) create(ctx context.Context, in CreateIn) (Shelf, error) {
 func (l *Library) lock(ctx context.Context, _ LockIn) (command.None, error) {
 	l.begin(ctx, "shelf lock")
 	return command.None{}, nil
+}
+
+func (l *Library) key(ctx context.Context, in KeyIn) (Key, error) {
+	l.begin(ctx, "shelf key")
+	return Key{in.Name, "key of " + in.Password}, nil
 }
 
 func (l *Library) remove(ctx context.Context, in RemoveIn) (command.Plan, error) {

@@ -122,6 +122,12 @@ func (e *entry) addFlag(cmd *cobra.Command, f command.Field) {
 	if isBytes(f) {
 		doc += " (a file, - for standard input)"
 	}
+	switch f.Flag() {
+	case "json", "yes", "quiet", "help":
+		panic(fmt.Sprintf("command %s: parameter %s would hide the flag --%s", e.c.Name(), f.Name, f.Flag()))
+	case "user", "password", "password-file":
+		doc += "; the administrator's own is --admin-" + f.Flag()
+	}
 	flag := cmd.Flags().VarPF(&flagValue{e: e, f: f}, f.Flag(), "", doc)
 	if f.Type.Kind() == reflect.Bool {
 		flag.NoOptDefVal = "true"
