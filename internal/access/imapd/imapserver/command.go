@@ -276,6 +276,8 @@ func (c *Conn) poll(cmd string) error {
 		allowExpunge = false
 	case "NOOP", "CHECK":
 		ask = true
+	case "IDLE": // has just told all
+		return nil
 	}
 	return c.session.Poll(&UpdateWriter{conn: c, allowExpunge: allowExpunge}, allowExpunge, ask)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"runtime/debug"
@@ -134,9 +135,22 @@ func (c *Conn) farewell(err error) {
 		c.bye("", "Too slow or idle for too long")
 	case errors.Is(err, imapwire.ErrFlood):
 		c.bye(imap.ResponseCodeTooBig, "Command is too long")
+		c.linger()
 	case errors.Is(err, errTooManyErrors):
 		c.bye("", "Too many errors")
+		c.linger()
 	}
+}
+
+// linger lets a client that is still sending hear BYE: closing with unread
+// text would reset the connection. It reads a bounded amount for a bounded time.
+func (c *Conn) linger() {
+	conn := c.NetConn()
+	if half, ok := conn.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+		return
+	}
+	conn.SetReadDeadline(time.Now().Add(time.Second))
+	io.CopyN(io.Discard, conn, 256<<10)
 }
 
 func (c *Conn) bye(code imap.ResponseCode, text string) {
