@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/postern-mail/postern/internal/base/kind"
 )
@@ -332,6 +333,9 @@ func canText(v reflect.Value) bool {
 }
 
 func setOne(v reflect.Value, s string) error {
+	if !utf8.ValidString(s) && v.Kind() != reflect.Slice {
+		return errors.New("want UTF-8") // JSON could not carry it either
+	}
 	if v.Kind() == reflect.Pointer {
 		n := reflect.New(v.Type().Elem())
 		if err := setOne(n.Elem(), s); err != nil {
