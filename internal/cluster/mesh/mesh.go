@@ -1,0 +1,271 @@
+package mesh
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Config says how a mesh works. Dial must verify who answers.
+type Config struct {
+	Self        org.ServerName
+	Interval    time.Duration // between heartbeats
+	SilentAfter time.Duration
+	Dial        func(ctx context.Context, s org.ServerName) (net.Conn, error)
+	// Refused tells a dial error that means "nobody listens there".
+	Refused func(error) bool
+	// Turned is told each change of a peer's state, from the mesh's own
+	// goroutines; it must not block.
+	Turned func(s org.ServerName, from, to State, after time.Duration)
+	Log    *slog.Logger
+}
+
+// Peer is what this server finds of another.
+type Peer struct {
+	Server    org.ServerName
+	State     State
+	Since     time.Time // in this state
+	LastHeard time.Time // zero: never since this process started
+	RTT       time.Duration
+	Boot      string // changes when its process was started anew
+}
+
+// Mesh is one server's end of the mesh.
+type Mesh struct {
+	cfg   Config
+	boot  string
+	start time.Time
+
+	mu       sync.Mutex // guards all below and all fields of peers
+	peers    map[org.ServerName]*peer
+	sections map[string]published
+	versions uint64
+	changed  chan struct{}
+	deafTill time.Time // after a gap in our own life: find nobody silent before
+	running  func(*peer)
+}
+
+type published struct {
+	value   []byte
+	version uint64
+}
+
+type peer struct {
+	name   org.ServerName
+	state  State
+	since  time.Time
+	heard  time.Time // last heartbeat
+	rtt    time.Duration
+	boot   string
+	lastTx int64 // Sent of its last beat, to echo
+	says   map[org.ServerName]State
+	held   map[string][]byte // its sections
+	in     net.Conn          // the connection it speaks on; older ones are ignored
+
+	kick         chan struct{} // send a heartbeat now
+	cancel       context.CancelFunc
+	watched      time.Time // since when we listen for it
+	reset        time.Time // its connection broke
+	firstRefused time.Time
+}
+
+// New makes a mesh with a new boot id.
+func New(cfg Config) *Mesh {
+	return &Mesh{cfg: cfg, boot: rand.Text(), start: time.Now(), peers: map[org.ServerName]*peer{},
+		sections: map[string]published{}, changed: make(chan struct{})}
+}
+
+// Boot is the id of this process's life.
+func (m *Mesh) Boot() string { return m.boot }
+
+// Run speaks with the peers until ctx ends.
+func (m *Mesh) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	m.mu.Lock()
+	m.running = func(p *peer) {
+		pctx, cancel := context.WithCancel(ctx)
+		p.cancel = cancel
+		p.watched = time.Now()
+		wg.Go(func() { m.talk(pctx, p) })
+	}
+	for _, p := range m.peers {
+		m.running(p)
+	}
+	m.mu.Unlock()
+	m.watch(ctx)
+	m.mu.Lock()
+	m.running = nil
+	m.mu.Unlock()
+	wg.Wait()
+	return nil
+}
+
+// SetPeers says who the other members are.
+func (m *Mesh) SetPeers(names []org.ServerName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, p := range m.peers {
+		if !slices.Contains(names, name) {
+			if p.cancel != nil {
+				p.cancel()
+			}
+			delete(m.peers, name)
+			m.touch()
+		}
+	}
+	for _, name := range names {
+		if name == m.cfg.Self || m.peers[name] != nil {
+			continue
+		}
+		now := time.Now()
+		p := &peer{name: name, state: Unknown, since: now, watched: now, kick: make(chan struct{}, 1), held: map[string][]byte{}}
+		m.peers[name] = p
+		if m.running != nil {
+			m.running(p)
+		}
+		m.touch()
+	}
+}
+
+// touch announces a change; mu is held.
+func (m *Mesh) touch() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// turn changes a peer's state, tells everybody, and lets the peers know at
+// once; mu is held.
+func (m *Mesh) turn(p *peer, to State, now time.Time) {
+	if p.state == to {
+		return
+	}
+	from, after := p.state, now.Sub(p.since)
+	p.state, p.since = to, now
+	m.touch()
+	for _, other := range m.peers {
+		select {
+		case other.kick <- struct{}{}:
+		default:
+		}
+	}
+	if m.cfg.Turned != nil {
+		m.cfg.Turned(p.name, from, to, after)
+	}
+}
+
+// watch finds who is silent.
+func (m *Mesh) watch(ctx context.Context) {
+	step := m.cfg.Interval / 2
+	t := time.NewTicker(step)
+	defer t.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		now := time.Now()
+		m.mu.Lock()
+		if now.Sub(last) > step+m.cfg.SilentAfter/2 {
+			m.deafTill = now.Add(m.cfg.SilentAfter)
+			m.cfg.Log.Warn("mesh: this process was held up", "for", now.Sub(last).String())
+		}
+		last = now
+		if now.After(m.deafTill) {
+			for _, p := range m.peers {
+				if silence := now.Sub(latest(p.heard, p.watched)); silence >= m.cfg.SilentAfter && p.state != Refused {
+					m.turn(p, Silent, now)
+				}
+			}
+		}
+		m.mu.Unlock()
+	}
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// Peers lists the other members by name.
+func (m *Mesh) Peers() []Peer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]Peer, 0, len(m.peers))
+	for _, p := range m.peers {
+		out = append(out, Peer{p.name, p.state, p.since, p.heard, p.rtt, p.boot})
+	}
+	slices.SortFunc(out, func(a, b Peer) int { return cmp.Compare(a.Server, b.Server) })
+	return out
+}
+
+// Changed is closed at the next change of a state, of a peer's opinion or of
+// the members.
+func (m *Mesh) Changed() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
+}
+
+// Dead judges a server; see the package comment.
+func (m *Mesh) Dead(s org.ServerName) (why string, dead bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.peers[s]
+	if p == nil {
+		return "not a peer", false
+	}
+	var heard []witness
+	for _, w := range m.peers {
+		if w != p && w.state == Up {
+			heard = append(heard, witness{w.name, cmp.Or(w.says[s], Unknown)})
+		}
+	}
+	slices.SortFunc(heard, func(a, b witness) int { return cmp.Compare(a.server, b.server) })
+	return judge(p.state, time.Since(p.since), heard)
+}
+
+// Publish replaces a section of what this server tells all others. A value
+// over MaxSection, or a section over MaxSections, is dropped with a warning.
+func (m *Mesh) Publish(name string, v []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	old, ok := m.sections[name]
+	if ok && bytes.Equal(old.value, v) {
+		return
+	}
+	if len(v) > MaxSection || len(name) > 64 || (!ok && len(m.sections) >= MaxSections) {
+		m.cfg.Log.Warn("mesh: section not published: over the limit", "section", name, "bytes", len(v))
+		return
+	}
+	m.versions++
+	m.sections[name] = published{bytes.Clone(v), m.versions}
+}
+
+// Published returns a section of a server, and when it was last heard to be
+// current. The caller must not change it.
+func (m *Mesh) Published(s org.ServerName, name string) (v []byte, heard time.Time, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s == m.cfg.Self {
+		sec, ok := m.sections[name]
+		return sec.value, time.Now(), ok
+	}
+	p := m.peers[s]
+	if p == nil {
+		return nil, time.Time{}, false
+	}
+	v, ok = p.held[name]
+	return v, p.heard, ok
+}
