@@ -13,10 +13,11 @@ func fold(s string) string {
 	if isASCII(s) {
 		return s
 	}
-	return folder.Replace(s)
+	return foldings.Replace(s)
 }
 
-var folder = strings.NewReplacer("ß", "ss", "ς", "σ")
+// foldings are letters that lower case alone leaves different.
+var foldings = strings.NewReplacer("ß", "ss", "ς", "σ")
 
 func isASCII(s string) bool {
 	for i := range len(s) {

@@ -102,12 +102,37 @@ func (o *overlay) drop(key string) {
 	}
 }
 
-// settle forgets the records below lsn.
-func (o *overlay) settle(lsn org.LSN) {
+// hotRows remembers values of the index that nearly every request reads again.
+// Only what the planner planned changes the index, so a value stays true until
+// a newer one of its key settles.
+type hotRows map[string][]byte
+
+// maxHot bounds them: when it is reached they start anew, which costs a few
+// reads and needs no order of use.
+const maxHot = 8192
+
+func hot(k byte) bool { return k == kMailbox || k == kFolder || k == kName }
+
+func (h hotRows) keep(key string, val []byte) {
+	if val == nil {
+		delete(h, key)
+		return
+	}
+	if len(h) >= maxHot {
+		clear(h)
+	}
+	h[key] = val
+}
+
+// settle forgets the records below lsn; their newest values are the index's.
+func (o *overlay) settle(lsn org.LSN, rows hotRows) {
 	n := 0
 	for n < len(o.recs) && o.recs[n].lsn < lsn {
 		for _, key := range o.recs[n].keys {
 			if e := o.vals[key]; e != nil && e.lsn == o.recs[n].lsn {
+				if hot(key[0]) {
+					rows.keep(key, e.val)
+				}
 				o.drop(key)
 			}
 		}
@@ -120,6 +145,7 @@ func (o *overlay) settle(lsn org.LSN) {
 	}
 	n = 0
 	for n < len(o.ranges) && o.ranges[n].lsn < lsn {
+		clear(rows) // a mailbox was removed: rare
 		n++
 	}
 	o.ranges = o.ranges[n:]

@@ -15,13 +15,14 @@ import (
 type Planner struct {
 	ix   *Index
 	over *overlay
+	hot  hotRows
 	seen org.LSN // DependsOn of the request at hand
 	old  expiry
 }
 
 // NewPlanner returns a planner that has nothing in flight.
 func NewPlanner(ix *Index) *Planner {
-	return &Planner{ix: ix, over: newOverlay()}
+	return &Planner{ix: ix, over: newOverlay(), hot: hotRows{}}
 }
 
 // Planned is what is to be written for a request, or its answer when nothing is.
@@ -134,11 +135,11 @@ func (t *txn) run(req any) (Planned, error) {
 
 // Settled tells that every record that begins below lsn is applied to the
 // index; its pending values are forgotten.
-func (p *Planner) Settled(lsn org.LSN) { p.over.settle(lsn) }
+func (p *Planner) Settled(lsn org.LSN) { p.over.settle(lsn, p.hot) }
 
 // Reset forgets everything in flight, as when the records could not be
 // written. The view is the index again.
-func (p *Planner) Reset() { p.over, p.old = newOverlay(), expiry{} }
+func (p *Planner) Reset() { p.over, p.hot, p.old = newOverlay(), hotRows{}, expiry{} }
 
 // Pending tells how many planned records are not settled.
 func (p *Planner) Pending() int { return len(p.over.recs) }
@@ -150,7 +151,17 @@ func (p *Planner) get(key []byte) ([]byte, error) {
 		p.seen = max(p.seen, lsn+1)
 		return v, nil
 	}
-	return p.ix.get(key)
+	if !hot(key[0]) {
+		return p.ix.get(key)
+	}
+	if v, ok := p.hot[string(key)]; ok {
+		return v, nil
+	}
+	v, err := p.ix.get(key)
+	if err == nil && v != nil {
+		p.hot.keep(string(key), v)
+	}
+	return v, err
 }
 
 func (p *Planner) scan(lo, hi []byte) (*cursor, error) {
