@@ -15,8 +15,8 @@ import (
 type Library struct {
 	mu      sync.Mutex // guards all
 	shelves []Shelf
-	// Before is called by commands that change something before they do.
-	Before func(command string)
+	// Before is called by commands before they do their work.
+	Before func(ctx context.Context, command string)
 }
 
 // Shelf is one shelf.
@@ -109,9 +109,8 @@ func Commands(l *Library) []command.Command {
 
 func (l *Library) begin(ctx context.Context, name string) {
 	if l.Before != nil {
-		l.Before(name)
+		l.Before(ctx, name)
 	}
-	_ = ctx
 }
 
 func (l *Library) list(_ context.Context, in ListIn) ([]Shelf, error) {
@@ -184,6 +183,10 @@ func (l *Library) remove(ctx context.Context, in RemoveIn) (command.Plan, error)
 }
 
 func (l *Library) dust(ctx context.Context, _ command.None) (string, error) {
+	l.begin(ctx, "shelf dust")
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.shelves {

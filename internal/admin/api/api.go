@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,6 +42,8 @@ type Config struct {
 	MaxRequests int
 	// MaxConnections is how many connections are open at one time, likewise [512].
 	MaxConnections int
+	// ReadTimeout is how long a client may take to send a request [30 s].
+	ReadTimeout time.Duration
 	// CommandTimeout ends a command that is not a stream [2 min].
 	CommandTimeout time.Duration
 	// StreamTimeout ends a stream [24 h].
@@ -54,6 +58,7 @@ func (c Config) withDefaults() Config {
 	or(&c.MaxBody, 1<<20)
 	or(&c.MaxRequests, 128)
 	or(&c.MaxConnections, 512)
+	or(&c.ReadTimeout, 30*time.Second)
 	or(&c.CommandTimeout, 2*time.Minute)
 	or(&c.StreamTimeout, 24*time.Hour)
 	or(&c.SessionLife, 12*time.Hour)
@@ -188,25 +193,28 @@ func New(cfg Config, deps Deps) (*Server, error) {
 // Commands returns the whole table, with the door's own entries.
 func (s *Server) Commands() []command.Command { return s.table }
 
-// Run serves until ctx ends, then lets running requests end within Drain.
+// Run serves until ctx ends, then lets running requests end within Drain. It
+// returns when the last one is gone.
 func (s *Server) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	if s.deps.Listener != nil {
-		conf := s.deps.TLS.Clone()
-		conf.NextProtos = []string{"h2", "http/1.1"}
-		conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
-		h := s.handler(false)
-		g.Go(func() error {
-			return s.serve(ctx, h, conf, netx.Limit(s.deps.Listener, s.cfg.MaxConnections))
-		})
-	}
+	var local net.Listener
 	if s.cfg.Socket != "" {
 		l, err := sock.Listen(ctx, s.cfg.Socket)
 		if err != nil {
 			return errors.Join(fmt.Errorf("admin socket: %w", err), s.closeListener())
 		}
-		h := s.handler(true)
-		g.Go(func() error { return s.serve(ctx, h, nil, netx.Limit(l, s.cfg.MaxConnections)) })
+		local = netx.Limit(l, s.cfg.MaxConnections)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	if s.deps.Listener != nil {
+		conf := s.deps.TLS.Clone()
+		conf.NextProtos = []string{"h2", "http/1.1"}
+		conf.MinVersion = max(conf.MinVersion, tls.VersionTLS12)
+		g.Go(func() error {
+			return s.serve(ctx, s.handler(false), conf, netx.Limit(s.deps.Listener, s.cfg.MaxConnections))
+		})
+	}
+	if local != nil {
+		g.Go(func() error { return s.serve(ctx, s.handler(true), nil, local) })
 	}
 	g.Go(func() error { return s.sweep(ctx) })
 	return g.Wait()
@@ -219,17 +227,21 @@ func (s *Server) closeListener() error {
 	return s.deps.Listener.Close()
 }
 
-// serve runs one HTTP server on l. Requests see a context that ends after
-// Drain, so those that can end by themselves do.
+// endKey finds the context that ends with the server in that of a request.
+type endKey struct{}
+
+// serve runs one HTTP server on l. What requests do ends at the latest a
+// little after Drain, because their context does.
 func (s *Server) serve(ctx context.Context, h http.Handler, conf *tls.Config, l net.Listener) error {
-	requests, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	end, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	running := &gate{next: h}
 	srv := &http.Server{
-		Handler: h, TLSConfig: conf,
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: running, TLSConfig: conf,
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: s.cfg.ReadTimeout, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		BaseContext:    func(net.Listener) context.Context { return requests },
+		BaseContext:    func(net.Listener) context.Context { return context.WithValue(end, endKey{}, end) },
 		ConnContext:    s.connContext,
 	}
 	ended := make(chan error, 1)
@@ -240,19 +252,53 @@ func (s *Server) serve(ctx context.Context, h http.Handler, conf *tls.Config, l 
 		}
 		ended <- srv.Serve(l)
 	}()
+	var failed error
 	select {
 	case err := <-ended:
-		return fmt.Errorf("admin api: %w", err)
+		failed = fmt.Errorf("admin api: %w", err)
+		ended <- err
 	case <-ctx.Done():
 	}
-	drain, stop := context.WithTimeout(requests, s.cfg.Drain)
+	drain, stop := context.WithTimeout(end, s.cfg.Drain)
 	defer stop()
 	if err := srv.Shutdown(drain); err != nil {
-		cancel() // commands that still run are told to end
-		s.log.Warn("admin api: requests cut off at the end", "error", srv.Close())
+		s.log.Warn("admin api: requests cut off at the end", "error", err)
 	}
+	cancel()
+	err := srv.Close()
 	<-ended
-	return nil
+	running.wait()
+	return cmp.Or(failed, err)
+}
+
+// gate counts the requests inside, because http.Server does not wait for those
+// that it cuts off.
+type gate struct {
+	next http.Handler
+
+	mu     sync.Mutex // guards closed and the start of a request
+	closed bool
+	inside sync.WaitGroup
+}
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return // the connection is closed already
+	}
+	g.inside.Add(1)
+	g.mu.Unlock()
+	defer g.inside.Done()
+	g.next.ServeHTTP(w, r)
+}
+
+// wait lets nobody in and waits for those inside.
+func (g *gate) wait() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.inside.Wait()
 }
 
 type peerKey struct{}

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -122,7 +123,7 @@ func TestStream(t *testing.T) {
 func TestAuditBeforeRun(t *testing.T) {
 	w := newWorld(t, nil)
 	var before []audit.Record
-	w.library.Before = func(string) { before = w.records() }
+	w.library.Before = func(context.Context, string) { before = w.records() }
 	w.want(w.do("org-admin@red", "POST", "/api/v1/shelf/lock", `{"address":"x@red.test","code":"1234"}`), 401) // no such login
 	if len(before) != 0 {
 		t.Fatal("ran")
@@ -152,7 +153,7 @@ func TestAuditBeforeRun(t *testing.T) {
 		t.Errorf("blue sees %s", a.body)
 	}
 	ran := false
-	w.library.Before = func(string) { ran = true }
+	w.library.Before = func(context.Context, string) { ran = true }
 	w.state.LoseQuorum(true)
 	w.want(w.do("root", "POST", "/api/v1/shelf/create", `{"name":"A"}`), 503)
 	if ran {
@@ -287,7 +288,7 @@ func TestSocket(t *testing.T) {
 func TestChangeOutlivesItsClient(t *testing.T) {
 	w := newWorld(t, nil)
 	reached, leave := make(chan struct{}), make(chan struct{})
-	w.library.Before = func(string) { close(reached); <-leave }
+	w.library.Before = func(context.Context, string) { close(reached); <-leave }
 	c := &http.Client{Transport: w.tcp.Transport.(*http.Transport).Clone()}
 	req, err := http.NewRequest("POST", "https://"+w.addr+"/api/v1/shelf/create", strings.NewReader(`{"name":"A"}`))
 	if err != nil {
@@ -375,4 +376,62 @@ func gather(t *testing.T, g prometheus.Gatherer) []string {
 		out = append(out, f.GetName())
 	}
 	return out
+}
+
+// TestLongCommandOutlivesReadTimeout: the time limit for reading a request is
+// over long before the command is.
+func TestLongCommandOutlivesReadTimeout(t *testing.T) {
+	w := newWorld(t, func(c *api.Config, _ *api.Deps) { c.ReadTimeout = 50 * time.Millisecond })
+	w.library.Before = func(ctx context.Context, _ string) {
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	for name, send := range map[string]func() answer{
+		"HTTP/2 stream": func() answer { return w.do("root", "GET", "/api/v1/shelf/dust", "") },
+		"HTTP/1 stream": func() answer { return w.atSocket("GET", "/api/v1/shelf/dust", "") },
+		"HTTP/2 change": func() answer { return w.do("root", "POST", "/api/v1/shelf/key", `{"name":"a"}`) },
+		"HTTP/1 change": func() answer { return w.atSocket("POST", "/api/v1/shelf/key", `{"name":"a"}`) },
+	} {
+		if a := send(); a.status != 200 {
+			t.Errorf("%s: %d %s", name, a.status, a.body)
+		}
+	}
+}
+
+// TestEndOfServerEndsCommands: a command that runs when the server ends sees
+// its context end, and Run waits for it.
+func TestEndOfServerEndsCommands(t *testing.T) {
+	gone := make(chan struct{})
+	reached := make(chan struct{})
+	t.Cleanup(func() { // after the world's own: Run is over
+		select {
+		case <-gone:
+		default:
+			t.Error("Run ended before its command")
+		}
+	})
+	w := newWorld(t, func(c *api.Config, _ *api.Deps) { c.Drain = 10 * time.Millisecond })
+	w.library.Before = func(ctx context.Context, _ string) {
+		close(reached)
+		<-ctx.Done()
+		close(gone)
+	}
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		req, err := http.NewRequest("POST", "http://local/api/v1/shelf/key", strings.NewReader(`{"name":"a"}`))
+		if err != nil {
+			return
+		}
+		req.Header.Set("Content-Type", wire.JSON)
+		if res, err := w.local.Do(req); err == nil {
+			_ = res.Body.Close()
+		}
+	}()
+	t.Cleanup(func() { <-reached })
+	<-reached
+	w.stop()
+	<-asked
 }

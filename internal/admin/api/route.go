@@ -92,7 +92,7 @@ func (rt *route) params(w http.ResponseWriter, r *http.Request) (any, error) {
 
 // context says how long the command may run. A change goes on when its client
 // goes away, so that a lost connection leaves nothing half done; a stream
-// that nobody watches ends.
+// that nobody watches ends. All end with the server.
 func (rt *route) context(ctx context.Context) (context.Context, context.CancelFunc) {
 	if rt.c.Stream {
 		return context.WithTimeout(ctx, rt.s.cfg.StreamTimeout)
@@ -100,7 +100,12 @@ func (rt *route) context(ctx context.Context) (context.Context, context.CancelFu
 	if !rt.c.Changes {
 		return context.WithTimeout(ctx, rt.s.cfg.CommandTimeout)
 	}
-	return context.WithTimeout(context.WithoutCancel(ctx), rt.s.cfg.CommandTimeout)
+	alone, cancel := context.WithTimeout(context.WithoutCancel(ctx), rt.s.cfg.CommandTimeout)
+	if end, ok := ctx.Value(endKey{}).(context.Context); ok {
+		stop := context.AfterFunc(end, cancel)
+		return alone, func() { stop(); cancel() }
+	}
+	return alone, cancel
 }
 
 // run runs the command, and writes a change into the audit log before and

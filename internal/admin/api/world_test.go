@@ -46,6 +46,7 @@ type world struct {
 	log      *lockedBuffer
 	tcp      *http.Client
 	local    *http.Client
+	stop     func()
 }
 
 type lockedBuffer struct {
@@ -115,6 +116,7 @@ func newWorld(t *testing.T, change func(*api.Config, *api.Deps)) *world {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	w.stop = cancel
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }()
 	w.tcp = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
