@@ -75,8 +75,8 @@ func (s *session) Delete(name string) error {
 	return s.answer("delete", s.changeFolder(mail.FolderChange{Op: "delete", Name: name}))
 }
 
-// Rename implements imapserver.Session. INBOX stays: its messages move
-// (RFC 9051 section 6.3.6).
+// Rename implements imapserver.Session. The store renames what is below, and
+// of INBOX it moves just the messages (RFC 9051 section 6.3.6).
 func (s *session) Rename(from, to string) error {
 	from, to = canonical(from), canonical(strings.TrimSuffix(to, string(delim)))
 	if err := checkName(to); err != nil {
@@ -87,8 +87,8 @@ func (s *session) Rename(from, to string) error {
 	}
 	ctx, cancel := s.wait()
 	defer cancel()
-	source, err := s.folder(ctx, from)
-	if err != nil && from != "INBOX" && s.isLevel(ctx, from) {
+	_, err := s.folder(ctx, from)
+	if err == errNonExistent && s.isLevel(ctx, from) {
 		return no(imap.ResponseCodeCannot, "This level holds no mailbox, rename those below it")
 	}
 	if err == nil {
@@ -97,16 +97,7 @@ func (s *session) Rename(from, to string) error {
 	if err != nil {
 		return s.answer("rename", err)
 	}
-	if from != "INBOX" {
-		return s.answer("rename", s.changeFolder(mail.FolderChange{Op: "rename", Name: from, NewName: to}))
-	}
-	if err := s.changeFolder(mail.FolderChange{Op: "create", Name: to}); err != nil {
-		return s.answer("rename", err)
-	}
-	_, err = s.srv.deps.Store.Copy(ctx, s.account.Mailbox, mail.CopyRequest{
-		Key: newKey(), Folder: source.ID, UIDs: []mail.UIDRange{{First: 1, Last: 1<<32 - 1}}, Target: to, Move: true,
-	})
-	return s.answer("rename", err)
+	return s.answer("rename", s.changeFolder(mail.FolderChange{Op: "rename", Name: from, NewName: to}))
 }
 
 // isLevel tells whether folders are below the name.

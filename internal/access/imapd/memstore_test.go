@@ -267,6 +267,14 @@ func (s *memStore) ChangeFolder(ctx context.Context, at org.MailboxRef, r mail.F
 			if b.byName(r.NewName) != nil {
 				return mail.Folder{}, kind.Errorf(kind.Exists, "folder exists")
 			}
+			if f.Name == "INBOX" {
+				to := b.addFolder(r.NewName, "")
+				for _, m := range f.msgs {
+					b.add(to, *m)
+				}
+				b.remove(f, func(*mail.Message) bool { return true })
+				return to.meta(), nil
+			}
 			for _, x := range b.folders {
 				if rest, below := strings.CutPrefix(x.Name, r.Name+"/"); below {
 					x.Name = r.NewName + "/" + rest

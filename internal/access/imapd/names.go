@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/emersion/go-imap/v2"
+	"golang.org/x/text/unicode/norm"
 )
 
 const delim = '/'
@@ -46,8 +47,10 @@ func checkName(name string) error {
 	return nil
 }
 
-// canonical spells INBOX as it is stored, also as the first level of a name.
+// canonical spells a name as it is stored: in NFC, and INBOX in capitals, also
+// as the first level of others.
 func canonical(name string) string {
+	name = norm.NFC.String(name)
 	first, rest, deeper := strings.Cut(name, string(delim))
 	if !strings.EqualFold(first, "INBOX") {
 		return name

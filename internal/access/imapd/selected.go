@@ -78,6 +78,10 @@ func (s *session) Select(mailbox string, options *imap.SelectOptions) (*imap.Sel
 	return data, nil
 }
 
+// maxFirstUnseen is up to how many messages SELECT looks for the first unseen
+// one: RFC 3501 wants it told, RFC 9051 has dropped it, and it costs a scan.
+const maxFirstUnseen = 2000
+
 // open reads what SELECT needs. The mod-sequence is read first: what changes
 // after that is told again, and telling again does no harm.
 func (s *session) open(ctx context.Context, mailbox string) (*selected, mail.Folder, uint32, error) {
@@ -90,7 +94,7 @@ func (s *session) open(ctx context.Context, mailbox string) (*selected, mail.Fol
 		return nil, folder, 0, err
 	}
 	sel.uids.next = max(sel.uids.next, folder.UIDNext)
-	if folder.Unseen == 0 {
+	if folder.Unseen == 0 || folder.Messages > maxFirstUnseen {
 		return sel, folder, 0, nil
 	}
 	found, err := s.srv.deps.Store.Search(ctx, s.account.Mailbox, mail.SearchRequest{Folder: folder.ID, Criteria: mail.Criteria{NotFlags: mail.Seen}})

@@ -9,8 +9,9 @@ import (
 	"github.com/postern-mail/postern/internal/access/imapd/imapwire"
 )
 
-// maxSearchDepth limits NOT and OR inside each other (faults.md B44).
-const maxSearchDepth = 100
+// maxSearchDepth limits NOT and OR inside each other (faults.md B44); what the
+// door adds around them stays within the 100 levels of the store.
+const maxSearchDepth = 98
 
 func maybeReadSearchKeyAtom(dec *imapwire.Decoder, ptr *string) bool {
 	return dec.Func(ptr, func(ch byte) bool {
