@@ -186,7 +186,8 @@ func (w *world) repair() {
 	w.flip(w.fs, lsn+off)
 	found := map[org.LSN]bool{}
 	_, err := w.l.Scrub(context.Background(), 0, func(l org.LSN) bool { return w.may[l] }, func(l org.LSN, err error) { found[l] = true })
-	if err != nil || !found[lsn] || len(found) != 1 {
+	mark := off >= atMark && off < HeaderSize // is mended without help
+	if err != nil || len(found) > 1 || found[lsn] == mark {
 		w.fatalf("scrub of a flip at %#x+%d found %v, %v", lsn, off, found, err)
 	}
 	if err := w.l.Repair(lsn, w.full[lsn:lsn+n]); err != nil {
@@ -316,7 +317,7 @@ func (w *world) compare(l *Log) {
 }
 
 var (
-	seeds     = flag.Int("seeds", 4, "random workloads that TestCrash runs")
+	seeds     = flag.Int("seeds", 3, "random workloads that TestCrash runs")
 	firstSeed = flag.Uint64("seed", 0, "the first of them")
 )
 

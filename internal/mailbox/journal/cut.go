@@ -233,7 +233,7 @@ func (l *Log) DropBefore(lsn org.LSN) error {
 		// One at a time, so that readers wait for one file only.
 		more, err := l.dropOne(lsn)
 		if err != nil {
-			return l.fail(fmt.Errorf("drop log before %#x: %w", uint64(lsn), err))
+			return fmt.Errorf("drop log before %#x: %w", uint64(lsn), err)
 		}
 		if !more {
 			l.mendedDamage(0, l.Start())
@@ -248,12 +248,14 @@ func (l *Log) dropOne(lsn org.LSN) (bool, error) {
 	if l.closed || l.failed != nil || len(l.segs) < 2 || l.segs[1].start > lsn {
 		return false, nil
 	}
-	// Durable before the next one goes: a gap would look like a lost file.
-	if err := l.removeSegment(l.segs[0]); err != nil {
-		return false, err
+	s := l.segs[0]
+	l.handles.forget(s)
+	if err := l.fs.Remove(s.path); err != nil {
+		return false, err // it is still there and still part of the log
 	}
 	l.segs = append(l.segs[:0:0], l.segs[1:]...)
-	return true, nil
+	// Durable before the next one goes: a gap would look like a lost file.
+	return true, l.fs.SyncDir(l.dir)
 }
 
 // OpenAside goes through the records of a file that Cut set aside. It ends

@@ -146,6 +146,22 @@ func (l *Log) punch(s *segment, holes []hole) error {
 	})
 }
 
+// restamp makes the mark of a sound record anew: what is before the end was
+// durable, and a dead body may be a hole.
+func (l *Log) restamp(h header, hole bool) error {
+	l.mend.Lock()
+	defer l.mend.Unlock()
+	s, now, err := l.holeAt(h.lsn)
+	if err != nil || now.h.crc != h.crc || now.h.mark.ok {
+		return err
+	}
+	l.log.Error("mark of a log record is damaged, made anew", "dir", l.dir, "at", h.lsn)
+	m := markBytes(h.crc, l.seed, 0, hole)
+	return l.withFile(s, func(f fsx.File, t *tail) error {
+		return l.rewriteInPlace(f, t, []patch{{now.head + atMark, m[:]}})
+	})
+}
+
 // RawRecord returns the record at lsn as in the stream, verified, for a copy
 // whose own is damaged. kind.NotFound if its body is a hole here.
 func (l *Log) RawRecord(lsn org.LSN) ([]byte, error) {

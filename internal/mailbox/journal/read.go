@@ -9,12 +9,24 @@ import (
 	"slices"
 	"sort"
 
+	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/org"
 )
 
-// windowSize is how far ahead a reader reads, in bytes.
+// windowSize is how far ahead a reader of bodies reads, in bytes; who skips
+// the bodies reads less, so as not to read them after all.
 const windowSize = 256 << 10
+
+func (d depth) ahead() int64 {
+	switch d {
+	case headers:
+		return 4 << 10
+	case withOps:
+		return 16 << 10
+	}
+	return windowSize
+}
 
 // readError gives the error of a read its kind: bytes that should be there
 // and are not are damage.
@@ -28,10 +40,14 @@ func readError(err error) error {
 // window reads the stream bytes of a segment forward through a buffer.
 // Offsets are those in the stream part of the file.
 type window struct {
-	l   *Log
-	s   *segment
-	off int64
-	b   []byte
+	l     *Log
+	s     *segment
+	off   int64
+	b     []byte
+	ahead int64 // bytes read at once, 0 for windowSize
+	// direct, if not nil, reads the segment from the disk itself and not
+	// from the page cache, which may hold what the disk has lost.
+	direct fsx.File
 }
 
 // bytes returns n bytes at off, valid until the next call. No byte at or
@@ -43,7 +59,14 @@ func (w *window) bytes(off, n, limit int64) ([]byte, error) {
 	if off >= w.off && off+n <= w.off+int64(len(w.b)) {
 		return w.b[off-w.off:][:n:n], nil
 	}
-	want := min(max(n, windowSize), limit-off)
+	ahead := w.ahead
+	if ahead == 0 {
+		ahead = windowSize
+	}
+	want := min(max(n, ahead), limit-off)
+	if w.direct != nil {
+		return w.readDirect(off, n, want)
+	}
 	if int64(cap(w.b)) < want || cap(w.b) > 4*windowSize && want <= windowSize {
 		w.b = make([]byte, want)
 	}
@@ -52,6 +75,19 @@ func (w *window) bytes(off, n, limit int64) ([]byte, error) {
 		w.b = w.b[:0]
 		return nil, err
 	}
+	return w.b[:n:n], nil
+}
+
+// readDirect fills the window with want bytes at off, in whole blocks.
+func (w *window) readDirect(off, n, want int64) ([]byte, error) {
+	w.b = w.b[:0]
+	from := fsx.AlignDown(off) // the header block is whole blocks too
+	buf := fsx.Buffer(int(fsx.AlignUp(off+want) - from))
+	k, err := w.direct.ReadAt(buf, BlockSize+from)
+	if int64(k) < off+want-from {
+		return nil, readError(err)
+	}
+	w.b, w.off = buf[off-from:][:want], off
 	return w.b[:n:n], nil
 }
 
@@ -98,6 +134,29 @@ type walker struct {
 	linked bool     // at.Chain and at.Term are known
 	win    window
 	epoch  uint64
+	// direct has it read past the page cache; close it then.
+	direct bool
+}
+
+// enter makes s the segment it reads. Callers hold mu.
+func (w *walker) enter(s *segment) error {
+	w.close()
+	w.win, w.epoch = window{l: w.l, s: s}, w.l.epoch
+	if !w.direct {
+		return nil
+	}
+	f, err := w.l.fs.OpenFile(s.path, fsx.Direct)
+	w.win.direct = f
+	return err
+}
+
+// close gives back the file of a direct walker.
+func (w *walker) close() {
+	if w.win.direct != nil {
+		w.win.direct.Close()
+		w.win.direct = nil
+	}
+	w.win.s = nil
 }
 
 // what a walker reads of each record besides the header.
@@ -128,16 +187,19 @@ func (w *walker) next(d depth) (raw, error) {
 		return raw{}, err
 	}
 	if w.win.s != s || w.epoch != l.epoch {
-		w.win, w.epoch = window{l: l, s: s}, l.epoch
+		if err := w.enter(s); err != nil {
+			return raw{}, err
+		}
 	}
+	w.win.ahead = d.ahead()
 	r, err := w.win.record(w.at, w.linked, limit, d)
 	if err != nil && d == withBody && r.h.body > 0 {
 		// Its body may have been punched after the window was filled.
-		w.win = window{l: l, s: s}
+		w.win.b = w.win.b[:0]
 		r, err = w.win.record(w.at, w.linked, limit, d)
 	}
 	if err != nil {
-		if kind.Is(err, kind.Corrupt) {
+		if kind.Is(err, kind.Corrupt) && w.linked { // else it may be no boundary
 			d := Damage{w.at.LSN, w.at.LSN, err}
 			if r.h.lsn == w.at.LSN && r.h.crc != 0 {
 				d.To = r.h.end()
@@ -378,9 +440,6 @@ func (l *Log) contains(p Position) (bool, error) {
 func (l *Log) Body(lsn org.LSN, off, n int64) ([]byte, error) {
 	b, err := l.body(lsn, off, n)
 	if err != nil {
-		if kind.Is(err, kind.Corrupt) {
-			l.addDamage(Damage{lsn, lsn, err})
-		}
 		return nil, fmt.Errorf("body at log position %#x: %w", uint64(lsn), err)
 	}
 	return b, nil
@@ -414,6 +473,9 @@ func (l *Log) body(lsn org.LSN, off, n int64) ([]byte, error) {
 	if err := l.verifyBody(s, h, out, off); err != nil {
 		if again, herr := l.headerAt(s, lsn, limit); herr == nil && again.mark.hole {
 			return nil, kind.Errorf(kind.NotFound, "it was given back to the disk")
+		}
+		if kind.Is(err, kind.Corrupt) {
+			l.addDamage(Damage{lsn, h.end(), err})
 		}
 		return nil, err
 	}

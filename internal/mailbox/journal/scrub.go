@@ -13,15 +13,17 @@ import (
 // Scrub reads the log from its start to where it ends now and verifies all of
 // it, at most bytesPerSecond (0: no limit). What is damaged is given to found
 // with the position to Repair, and the scrub goes on behind it; bodies that
-// are holes or dead (nil: none) are not looked at. A damaged segment header
-// is made anew from the stream. It returns how many bytes it read; err is the
+// are holes or dead (nil: none) are not looked at. It reads the disk itself,
+// not the page cache. What can be made anew from the stream, headers of
+// segments and marks of records, is, and not reported. It returns how many bytes it read; err is the
 // context's, or a disk's that does not read at all.
 func (l *Log) Scrub(ctx context.Context, bytesPerSecond int64, dead func(org.LSN) bool, found func(org.LSN, error)) (checked int64, err error) {
 	var lim *rate.Limiter
 	if bytesPerSecond > 0 {
 		lim = rate.NewLimiter(rate.Limit(bytesPerSecond), int(min(max(bytesPerSecond, 1<<16), 1<<30)))
 	}
-	w := &walker{l: l, at: Position{LSN: l.Start()}}
+	w := &walker{l: l, at: Position{LSN: l.Start()}, direct: true}
+	defer w.close()
 	if p, err := l.segmentStart(w.at.LSN); err == nil {
 		w.at, w.linked = p, true
 	}
@@ -72,7 +74,9 @@ func (w *walker) scrub(dead func(org.LSN) bool, found func(org.LSN, error)) (int
 	r, err := w.next(d)
 	if err == nil {
 		if !r.h.mark.ok {
-			found(at.LSN, kind.Errorf(kind.Corrupt, "record at %#x: its mark is damaged", uint64(at.LSN)))
+			if err := w.l.restamp(r.h, d == withOps); err != nil {
+				found(at.LSN, err)
+			}
 		}
 		return r.h.size(), nil
 	}
