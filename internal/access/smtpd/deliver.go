@@ -44,22 +44,44 @@ func (c *conn) accept() (r reply, result string) {
 	}
 	d := mail.Delivery{Recipients: tx.targets, Date: time.Now().UnixNano(), TraceID: tx.trace}
 	id := c.identity(msg)
-	if seen.messageID || len(tx.targets) > 1 {
+	if _, again := c.srv.mixed.has(id); again || seen.messageID || len(tx.targets) > 1 {
 		d.Identity = id
 	}
-	d.Key = c.srv.retries.key(id)
+	// The same message for the same mailboxes keeps its key, so it is applied
+	// once, also where it has no identity.
+	attempt := attemptOf(id, tx.targets)
+	key, again := c.srv.unsure.has(attempt)
+	if !again {
+		rand.Read(key[:]) // never fails (crypto/rand)
+	}
+	d.Key = key
 	d.Body = c.dress(seen, time.Unix(0, d.Date))
 
 	ctx, cancel := context.WithTimeout(c.ctx, c.srv.cfg.DeliverTimeout.Std())
 	defer cancel()
 	done, err := c.srv.deps.Store.Deliver(ctx, d)
 	if err != nil {
-		c.srv.retries.failed(id, d.Key)
+		c.srv.unsure.put(attempt, key)
 		c.log.Warn("message was not stored", "trace", tx.trace, "err", err)
 		return forDelivery(kind.Of(err)), "deferred"
 	}
-	c.srv.retries.forget(id)
-	return c.outcome(done)
+	c.srv.unsure.forget(attempt)
+	r, result = c.outcome(done)
+	if result == "mixed" {
+		c.srv.mixed.put(id, mail.Key{})
+	}
+	return r, result
+}
+
+// attemptOf names a message on its way to certain mailboxes.
+func attemptOf(id [32]byte, targets []mail.Recipient) (out [32]byte) {
+	h := sha256.New()
+	h.Write(id[:])
+	for _, t := range targets {
+		h.Write(t.Mailbox.ID[:])
+	}
+	h.Sum(out[:0])
+	return out
 }
 
 // judge refuses messages for what stands in their header.
@@ -116,12 +138,14 @@ func refusedBy(kinds []kind.Kind, n int) (reply, string) {
 		same = same && k == kinds[0]
 	}
 	switch {
-	case same && (len(kinds) == n || kinds[0] == kind.Full):
+	case same && len(kinds) == n:
 		r := forRefusal(kinds[0])
 		if r.code < 500 {
 			return r, "deferred"
 		}
 		return r, "refused"
+	case same && kinds[0] == kind.Full:
+		return forRefusal(kind.Full), "mixed"
 	case len(kinds) == n:
 		return unavailable("No mailbox could take the message, try again later"), "deferred"
 	}

@@ -49,8 +49,10 @@
 // took the same identity within the duplicate window keeps one copy, so a
 // client that lost our 250 may send again (promise P3). It is set when the
 // message has a Message-ID. Without one, two equal messages may be meant as two, so
-// then there is none, except when there are several recipients: a retry
-// after a mixed result must not double.
+// then there is none, except when there are several recipients, or when such a
+// message had a mixed result before: a retry must not double. A delivery
+// that failed without it being known whether it took place is repeated, at the
+// same server, under the same key, so it is applied once in any case.
 //
 // # Mixed results
 //

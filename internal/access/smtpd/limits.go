@@ -1,7 +1,6 @@
 package smtpd
 
 import (
-	"crypto/rand"
 	"net/netip"
 	"sync"
 	"time"
@@ -169,12 +168,11 @@ func (f *fullBoxes) forget(id org.MailboxID) {
 	delete(f.boxes, id)
 }
 
-// retries remembers the keys of deliveries that failed without it being known
-// whether they took place. The same message sent again gets the same key, so
-// it is applied once, also where it has no delivery identity.
+// retries remembers how messages ended that are likely to be sent again: for
+// the window in which mailboxes know doubles, and in this server only.
 type retries struct {
-	mu   sync.Mutex // guards keys
-	keys map[[32]byte]retry
+	mu   sync.Mutex // guards seen
+	seen map[[32]byte]retry
 }
 
 type retry struct {
@@ -187,31 +185,27 @@ const (
 	retryFor   = 48 * time.Hour // the duplicate window
 )
 
-// key is the one used before, or a new one.
-func (r *retries) key(id [32]byte) mail.Key {
+// has gives the key that was put with id.
+func (r *retries) has(id [32]byte) (mail.Key, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if old, ok := r.keys[id]; ok && time.Since(old.at) < retryFor {
-		return old.key
-	}
-	var k mail.Key
-	rand.Read(k[:]) // never fails (crypto/rand)
-	return k
+	old, ok := r.seen[id]
+	return old.key, ok && time.Since(old.at) < retryFor
 }
 
-// failed remembers a key. When there are too many, all are forgotten: that is
-// after an outage, and most have been sent again by then.
-func (r *retries) failed(id [32]byte, k mail.Key) {
+// put remembers. When there are too many, all are forgotten: that is after an
+// outage, and most have been sent again by then.
+func (r *retries) put(id [32]byte, k mail.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.keys == nil || len(r.keys) >= maxRetries {
-		r.keys = map[[32]byte]retry{}
+	if r.seen == nil || len(r.seen) >= maxRetries {
+		r.seen = map[[32]byte]retry{}
 	}
-	r.keys[id] = retry{k, time.Now()}
+	r.seen[id] = retry{k, time.Now()}
 }
 
 func (r *retries) forget(id [32]byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.keys, id)
+	delete(r.seen, id)
 }

@@ -50,7 +50,8 @@ type Server struct {
 	memory  budget
 	blocks  blocks
 	full    fullBoxes
-	retries retries
+	unsure  retries // deliveries that failed without it being known whether they took place, with their keys
+	mixed   retries // deliveries that some mailboxes took and others refused
 	metrics *metrics
 
 	stopping chan struct{} // closed when Run begins to drain

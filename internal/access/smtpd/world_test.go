@@ -101,7 +101,7 @@ type memStore struct {
 	busy     bool
 	block    chan struct{} // deliveries wait for it where set
 	arrived  chan struct{} // told of each delivery where set
-	deliver  int           // calls
+	keys     []mail.Key    // of all calls
 	askUsage int
 }
 
@@ -122,7 +122,7 @@ func (s *memStore) Deliver(ctx context.Context, d mail.Delivery) ([]mail.Deliver
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deliver++
+	s.keys = append(s.keys, d.Key)
 	if s.busy {
 		return nil, kind.Errorf(kind.Busy, "database moves")
 	}
