@@ -135,7 +135,7 @@ func (c *Cluster) memberConfig() agreed.Config {
 	cfg := agreed.Config{
 		Name: string(c.self.Name), Dir: filepath.Join(c.cfg.Dir, etcdDir), PeerURL: "https://" + c.self.Addr,
 		BundleFile: filepath.Join(c.cfg.Dir, bundleFile), CAFile: filepath.Join(c.cfg.Dir, caFile),
-		Heartbeat: c.cfg.Heartbeat, Election: c.cfg.Election, Group: c.self.Group, NoSync: c.cfg.NoSync, Log: c.log,
+		Heartbeat: c.cfg.Heartbeat, Election: c.cfg.Election, Founding: c.self.Group + "/" + c.self.Identity, NoSync: c.cfg.NoSync, Log: c.log,
 	}
 	if src := netx.SourceOf(c.self.Addr); src.IsValid() {
 		cfg.Source = src.String()

@@ -23,6 +23,8 @@ func (c *Cluster) authority() (*ca.Authority, error) {
 func (c *Cluster) keepCertificate(ctx context.Context) error {
 	for ctx.Err() == nil {
 		leaf := c.cert.Load().Leaf
+		until, _ := leaf.NotAfter.UTC().MarshalText() // a certificate's years fit
+		c.Publish(sectionCertificate, until)
 		due := time.Until(ca.RenewAt(leaf))
 		if due > 0 {
 			// Look again from time to time: wall clocks move.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster/agreed"
+	"github.com/postern-mail/postern/internal/org"
 )
 
 // External says how to reach an etcd that the user runs (etcd.endpoints).
@@ -22,6 +23,8 @@ type Config struct {
 	External External
 	// Version is this program's, shown in server rows.
 	Version string
+	// Volumes are this server's now; nil leaves the row's.
+	Volumes []org.VolumeName
 
 	Heartbeat time.Duration // etcd's, 100 ms; the same on all servers
 	Election  time.Duration // etcd's, 500 ms; at least five heartbeats

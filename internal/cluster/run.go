@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -48,7 +49,9 @@ func (c *Cluster) Run(ctx context.Context) error {
 	run(c.keepVoters)
 	run(c.save)
 	run(c.becomeReady)
+	run(c.announce)
 	run(c.watchQuorum)
+	run(c.watchAlarms)
 	err := g.Wait()
 
 	c.connMu.Lock()
@@ -94,6 +97,46 @@ func (c *Cluster) becomeReady(ctx context.Context) error {
 			patience.Reset(c.cfg.CommitTimeout)
 		}
 	}
+}
+
+// announce brings this server's row up to date with how it was started.
+func (c *Cluster) announce(ctx context.Context) error {
+	for ctx.Err() == nil {
+		v := c.View()
+		row, ok := v.Server(c.self.Name)
+		if ok && row.Identity == c.self.Identity {
+			same := row.Version == c.cfg.Version
+			row.Version = c.cfg.Version
+			if c.cfg.Volumes != nil {
+				same = same && slices.Equal(row.Volumes, c.cfg.Volumes)
+				row.Volumes = c.cfg.Volumes
+			}
+			if same && isClosed(c.ready) {
+				return nil
+			}
+			if !same && c.putServer(ctx, v, row) == nil {
+				return nil
+			}
+		}
+		sleep(ctx, 10*between)
+	}
+	return nil
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// putServer replaces a server's row as it stands in v.
+func (c *Cluster) putServer(ctx context.Context, v *View, row org.Server) error {
+	key := dirServers + string(row.Name)
+	_, err := c.Commit(ctx, Txn{If: []Cond{{key, v.ServerRevision(row.Name)}}, Then: []Op{{Key: key, Value: mustJSON(row)}}})
+	return err
 }
 
 // watchQuorum reports when the agreed state stops and begins to answer.

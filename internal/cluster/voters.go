@@ -88,8 +88,7 @@ func (c *Cluster) addVoter(ctx context.Context) error {
 	row, _ := v.Server(name)
 	r := serverRow(row)
 	r.vote()
-	key := dirServers + string(name)
-	_, err := c.Commit(ctx, Txn{If: []Cond{{key, v.ServerRevision(name)}}, Then: []Op{{Key: key, Value: mustJSON(org.Server(r))}}})
+	err := c.putServer(ctx, v, org.Server(r))
 	if kind.Is(err, kind.Conflict) {
 		return nil // somebody changed the row; look again
 	}

@@ -46,7 +46,9 @@ type Config struct {
 	BundleFile, CAFile string
 	Heartbeat          time.Duration
 	Election           time.Duration
-	Group              string // the group's id: members of another group are refused
+	// Founding names the group and its first server; etcd makes its own
+	// number of the group from it, so that a restored group is another one.
+	Founding string
 	// Join says that the group exists and has this member in its list already:
 	// Initial names all members and their peer URLs. Both are only used on an
 	// empty Dir.
@@ -120,7 +122,7 @@ func (cfg Config) server(f *fatal) (etcdconfig.ServerConfig, error) {
 		ClientURLs:          types.URLs{url.URL{Scheme: "https", Host: peer[0].Host}},
 		DataDir:             cfg.Dir,
 		InitialPeerURLsMap:  initial,
-		InitialClusterToken: cfg.Group,
+		InitialClusterToken: cfg.Founding,
 		NewCluster:          !cfg.Join,
 		ForceNewCluster:     cfg.ForceNew,
 		UnsafeNoFsync:       cfg.NoSync,

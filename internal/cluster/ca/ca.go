@@ -159,8 +159,36 @@ func Request() (keyPEM, csr []byte, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), csr, err
 }
 
-// Issue signs a request for a subject. From the request only the key is taken.
+// Issue signs a server's request. From the request only the key is taken.
 func (a *Authority) Issue(csr []byte, sub Subject, life time.Duration) ([]byte, error) {
+	tmpl := template(life, x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth)
+	tmpl.Subject = pkix.Name{CommonName: serverPrefix + string(sub.Name), SerialNumber: sub.Identity, Organization: []string{"Postern"}}
+	names := []string{string(sub.Name) + ".postern.internal"}
+	if sub.Host != "" {
+		names = append(names, sub.Host)
+	}
+	return a.sign(csr, tmpl, names)
+}
+
+// IssueDoor signs a request for a certificate that clients of the doors see.
+// It names no server, so Who and Verify refuse it.
+func (a *Authority) IssueDoor(csr []byte, names []string, life time.Duration) ([]byte, error) {
+	tmpl := template(life, x509.ExtKeyUsageServerAuth)
+	tmpl.Subject = pkix.Name{Organization: []string{"Postern"}}
+	return a.sign(csr, tmpl, names)
+}
+
+func template(life time.Duration, use ...x509.ExtKeyUsage) *x509.Certificate {
+	now := time.Now()
+	return &x509.Certificate{
+		SerialNumber: serial(), NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: use,
+	}
+}
+
+// sign checks the request and signs the template for its key and the names
+// (DNS names or IP addresses).
+func (a *Authority) sign(csr []byte, tmpl *x509.Certificate, names []string) ([]byte, error) {
 	req, err := x509.ParseCertificateRequest(csr)
 	if err == nil {
 		err = req.CheckSignature()
@@ -171,24 +199,16 @@ func (a *Authority) Issue(csr []byte, sub Subject, life time.Duration) ([]byte, 
 	if pub, ok := req.PublicKey.(*ecdsa.PublicKey); !ok || pub.Curve != elliptic.P256() {
 		return nil, kind.Errorf(kind.Invalid, "certificate request: want an ECDSA P-256 key")
 	}
-	now := time.Now()
-	tmpl := &x509.Certificate{
-		SerialNumber: serial(),
-		Subject:      pkix.Name{CommonName: serverPrefix + string(sub.Name), SerialNumber: sub.Identity, Organization: []string{"Postern"}},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(life),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		DNSNames:     []string{string(sub.Name) + ".postern.internal"},
-	}
-	if ip := net.ParseIP(sub.Host); ip != nil {
-		tmpl.IPAddresses = []net.IP{ip}
-	} else if sub.Host != "" {
-		tmpl.DNSNames = append(tmpl.DNSNames, sub.Host)
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			tmpl.IPAddresses = append(tmpl.IPAddresses, ip)
+		} else {
+			tmpl.DNSNames = append(tmpl.DNSNames, name)
+		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, req.PublicKey, a.key)
 	if err != nil {
-		return nil, kind.Errorf(kind.Invalid, "issue certificate to %s: %w", sub.Name, err)
+		return nil, kind.Errorf(kind.Invalid, "issue certificate for %s: %w", strings.Join(names, " "), err)
 	}
 	return der, nil
 }

@@ -70,6 +70,27 @@ func TestVerifyRefuses(t *testing.T) {
 	}
 }
 
+// TestDoorCertificateIsNoServer: what the doors show must open nothing here.
+func TestDoorCertificateIsNoServer(t *testing.T) {
+	a := authority(t)
+	_, csr, _ := Request()
+	der, err := a.IssueDoor(csr, []string{"mail.example.test", "127.0.0.1"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, _ := x509.ParseCertificate(der)
+	for _, host := range []string{"mail.example.test", "127.0.0.1"} {
+		if err := cert.VerifyHostname(host); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, use := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
+		if _, err := Verify(a.Certificate(), []*x509.Certificate{cert}, use); !kind.Is(err, kind.Denied) {
+			t.Errorf("a door's certificate speaks as a server: %v", err)
+		}
+	}
+}
+
 func TestSealedKey(t *testing.T) {
 	a, key := authority(t), NewGroupKey()
 	sealed, err := a.Seal(key)
