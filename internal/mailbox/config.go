@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc"
 
 	"context"
@@ -129,8 +130,10 @@ type Group interface {
 
 // Deps are what a Keeper is built from.
 type Deps struct {
-	Group  Group
-	FS     fsx.FS // the disk; nil for the machine's
-	Log    *slog.Logger
-	Events *event.Log
+	Group Group
+	FS    fsx.FS // the disk; nil for the machine's
+	// IndexFS is the disk as the index sees it; nil for the machine's.
+	IndexFS vfs.FS
+	Log     *slog.Logger
+	Events  *event.Log
 }

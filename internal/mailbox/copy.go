@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -302,13 +301,13 @@ func (c *dbCopy) open() error {
 
 func (c *dbCopy) openIndex() (*store.Index, error) {
 	dir := filepath.Join(c.dir, "index")
-	o := store.Options{Cache: c.k.cache, Identity: c.def.Identity, Log: c.log}
+	o := store.Options{FS: c.k.deps.IndexFS, Cache: c.k.cache, Identity: c.def.Identity, Log: c.log}
 	ix, err := store.Open(dir, o)
 	if !kind.Is(err, kind.Corrupt) {
 		return ix, err
 	}
 	c.k.deps.Events.Emit(evIndexReset, "index of %s on %s is made anew from the log: %v", c.name, c.k.me, err)
-	if err := os.RemoveAll(dir); err != nil {
+	if err := c.k.deps.IndexFS.RemoveAll(dir); err != nil {
 		return nil, err
 	}
 	return store.Open(dir, o)
@@ -329,13 +328,13 @@ func (c *dbCopy) prepareRestart(r *restart) error {
 	c.log.Warn("copy is opened anew", "why", r.why)
 	if r.log {
 		aside := filepath.Join(c.asideDir(), fmt.Sprintf("%d-whole", time.Now().UnixNano()))
-		if err := c.k.fs.Rename(filepath.Join(c.dir, "log"), aside); err != nil {
+		if err := moveDurably(c.k.fs, filepath.Join(c.dir, "log"), aside); err != nil {
 			return err
 		}
 		c.markSeeding(true)
 	}
 	c.k.deps.Events.Emit(evIndexReset, "index of %s on %s is made anew: %s", c.name, c.k.me, r.why)
-	return os.RemoveAll(filepath.Join(c.dir, "index"))
+	return c.k.deps.IndexFS.RemoveAll(filepath.Join(c.dir, "index"))
 }
 
 func (c *dbCopy) close() {

@@ -3,19 +3,19 @@ package mailbox
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -74,6 +74,9 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 	cfg = cfg.WithDefaults()
 	if d.FS == nil {
 		d.FS = fsx.OS{}
+	}
+	if d.IndexFS == nil {
+		d.IndexFS = vfs.Default
 	}
 	k := &Keeper{
 		cfg: cfg, deps: d, group: d.Group, me: d.Group.Name(), fs: d.FS,
@@ -222,7 +225,7 @@ func (k *Keeper) retire(name org.DatabaseName, r *running) {
 	delete(k.copies, name)
 	k.mu.Unlock()
 	to := filepath.Join(r.c.vol.Path, fmt.Sprintf(".removed-%s-%d", name, time.Now().Unix()))
-	if err := os.Rename(r.c.dir, to); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := moveDurably(k.fs, r.c.dir, to); err != nil && !kind.Is(err, kind.NotFound) {
 		k.deps.Log.Warn("set removed copy aside", "database", name, "err", err)
 	}
 }

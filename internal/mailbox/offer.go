@@ -34,7 +34,7 @@ func (c *dbCopy) offerLoop(ctx context.Context) {
 				c.log.Warn("offer diverged messages", "file", path, "err", err)
 				continue
 			}
-			if err := c.k.fs.Rename(path, offered(path)); err != nil {
+			if err := moveDurably(c.k.fs, path, offered(path)); err != nil {
 				c.log.Warn("offer diverged messages", "file", path, "err", err)
 				continue
 			}

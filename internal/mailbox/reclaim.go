@@ -21,9 +21,6 @@ import (
 // Only the oldest part is ever dropped, so a deletion in it needs no carrying:
 // there is nothing older it could have deleted.
 
-// reclaimStep is how much of the oldest log is looked at, and dropped, at once.
-const reclaimStep = 16 << 20
-
 // reclaimed is what one reclaim did.
 type reclaimed struct {
 	Server  org.ServerName `json:"server" col:"SERVER" cbor:"1,keyasint"`
@@ -43,8 +40,9 @@ func (c *dbCopy) reclaim(ctx context.Context, force bool) (reclaimed, error) {
 		return reclaimed{}, err
 	}
 	res := reclaimed{Server: c.k.me, From: c.jn.Start()}
-	res.To = min(res.From+reclaimStep, c.neededFrom())
-	if int64(res.To-res.From) < reclaimStep {
+	step := org.LSN(c.k.cfg.SegmentSize) // looked at, and dropped, at once
+	res.To = min(res.From+step, c.neededFrom())
+	if res.To < res.From+step {
 		res.Why = "a copy still needs this part, or there is too little of it"
 		return res, nil
 	}
@@ -122,8 +120,11 @@ func (c *dbCopy) livingShare(recs []journal.Record) int {
 	return int(living * 100 / max(all, 1))
 }
 
-// carryBatch bounds how many old records are looked at in one request.
-const carryBatch = 256
+// What is looked at in one request, in records and in bytes of bodies.
+const (
+	carryBatch = 256
+	carryBytes = 4 << 20
+)
 
 // carry writes what still lives of old records again, and returns how many
 // new records that took.
@@ -133,7 +134,7 @@ func (l *leader) carry(ctx context.Context, recs []journal.Record) (int, error) 
 		part := make([]journal.Record, 0, carryBatch)
 		held := 0
 		for _, r := range recs {
-			if len(part) == carryBatch || held >= reclaimStep/4 {
+			if len(part) == carryBatch || held >= carryBytes {
 				break
 			}
 			if r.Kind == journal.KindChange && r.BodyLen > 0 && !l.c.index().BodyDead(r.LSN) {

@@ -2,13 +2,12 @@ package mailbox
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mailbox/journal"
 )
 
@@ -28,7 +27,7 @@ func (c *dbCopy) markPath() string { return filepath.Join(c.dir, "copy.json") }
 func (c *dbCopy) readMark() (copyMark, error) {
 	m := copyMark{Format: copyMarkFormat, Identity: c.def.Identity}
 	b, err := fsx.ReadFile(c.k.fs, c.markPath(), 1<<16)
-	if errors.Is(err, os.ErrNotExist) {
+	if kind.Is(err, kind.NotFound) {
 		return m, nil
 	}
 	if err != nil {
@@ -88,12 +87,20 @@ func (c *dbCopy) honourReseed() error {
 
 // wipe removes log and index. What was set aside stays.
 func (c *dbCopy) wipe() error {
-	for _, d := range []string{"index", "log"} {
-		if err := os.RemoveAll(filepath.Join(c.dir, d)); err != nil {
-			return err
+	if err := c.k.deps.IndexFS.RemoveAll(filepath.Join(c.dir, "index")); err != nil {
+		return err
+	}
+	dir := filepath.Join(c.dir, "log")
+	names, err := c.k.fs.List(dir)
+	if kind.Is(err, kind.NotFound) {
+		return nil
+	}
+	for _, n := range names {
+		if err == nil {
+			err = c.k.fs.Remove(filepath.Join(dir, n))
 		}
 	}
-	return nil
+	return err
 }
 
 func (c *dbCopy) markSeeding(on bool) {

@@ -1,16 +1,15 @@
 package mailbox
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/base/kind"
 )
 
 // volume is a disk of this server, with what is known of its space.
@@ -78,7 +77,7 @@ func (v *volume) check() error {
 	if _, err := v.fs.Stat(mark); err == nil {
 		return nil
 	}
-	if _, err := v.fs.Stat(v.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if _, err := v.fs.Stat(v.Path); err != nil && !kind.Is(err, kind.NotFound) {
 		return err
 	}
 	if names, _ := v.fs.List(v.Path); len(names) > 0 {
@@ -121,4 +120,15 @@ func (v *volume) setFull(full bool, ev *event.Log) {
 	case was && !full:
 		ev.Emit(evVolumeFree, "volume %s has space again", v.Name)
 	}
+}
+
+// moveDurably renames and makes both folders durable.
+func moveDurably(disk fsx.FS, from, to string) error {
+	if err := disk.Rename(from, to); err != nil {
+		return err
+	}
+	if err := disk.SyncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
+	return disk.SyncDir(filepath.Dir(from))
 }
