@@ -30,9 +30,6 @@ func (rt *route) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rt.s.fail(w, r, err)
 		return
 	}
-	// All of the request is read; the time limit for reading it must not end
-	// a command that takes longer.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // tests' recorders have none
 	ctx, cancel := rt.context(command.WithCaller(r.Context(), caller))
 	defer cancel()
 	if rt.c.Stream {

@@ -210,8 +210,4 @@ func TestCheckFindsMistakes(t *testing.T) {
 	bad("scope", of(struct {
 		X string `json:"x" scope:"planet"`
 	}{}))
-	bad("there twice", of(struct {
-		X string `json:"x"`
-		Y string `json:"x"`
-	}{}))
 }
