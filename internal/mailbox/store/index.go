@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -43,6 +44,7 @@ type Index struct {
 	log      *slog.Logger
 	applied  atomic.Pointer[journal.Position]
 	broken   atomic.Pointer[error]
+	failed   chan struct{} // closed with broken
 
 	mu      sync.Mutex // guards closed and the coming of readers
 	closed  bool
@@ -69,7 +71,7 @@ var (
 // unknown format are Corrupt: remove dir and rebuild from the log. The index of
 // another database is Invalid.
 func Open(dir string, o Options) (*Index, error) {
-	ix := &Index{identity: o.Identity, log: o.Log}
+	ix := &Index{identity: o.Identity, log: o.Log, failed: make(chan struct{})}
 	if ix.log == nil {
 		ix.log = slog.New(slog.DiscardHandler)
 	}
@@ -92,8 +94,13 @@ func (ix *Index) options(o Options) *pebble.Options {
 	if size == 0 {
 		size = 8 << 20
 	}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
 	p := &pebble.Options{
-		FS: o.FS, Cache: o.Cache,
+		// Pebble repeats a flush that fails at once and for ever; on a full disk
+		// it is made to wait, outside its locks.
+		FS: vfs.OnDiskFull(o.FS, func() { time.Sleep(diskFullPause) }), Cache: o.Cache,
 		DisableWAL:                  true,
 		MemTableSize:                size,
 		MemTableStopWritesThreshold: 4,
@@ -118,6 +125,11 @@ func (ix *Index) options(o Options) *pebble.Options {
 	}
 	return p
 }
+
+const (
+	diskFullPause = 200 * time.Millisecond
+	closeFlush    = 5 * time.Second
+)
 
 func openError(dir string, err error) error {
 	if corrupt(err) {
@@ -182,6 +194,7 @@ func (ix *Index) create() error {
 // fail takes the index out of use: what it holds in memory may be wrong.
 func (ix *Index) fail(err error) {
 	if ix.broken.CompareAndSwap(nil, &err) {
+		close(ix.failed)
 		ix.log.Error("index is out of use", "error", err)
 	}
 }
@@ -207,10 +220,23 @@ func (ix *Index) scan(lo, hi []byte) (*cursor, error) {
 // position for an empty index.
 func (ix *Index) Applied() journal.Position { return *ix.applied.Load() }
 
-// Flush brings what was applied so far to stable storage.
-func (ix *Index) Flush() error {
-	if err := ix.db.Flush(); err != nil {
+// Flush brings what was applied so far to stable storage. On a full disk it
+// waits for space.
+func (ix *Index) Flush() error { return ix.flush(nil) }
+
+func (ix *Index) flush(giveUp <-chan time.Time) error {
+	if err := ix.health(); err != nil {
+		return err
+	}
+	done, err := ix.db.AsyncFlush()
+	if err != nil {
 		return wrap(err, "flush")
+	}
+	select {
+	case <-done:
+	case <-ix.failed:
+	case <-giveUp:
+		return kind.Errorf(kind.Busy, "flush index: not done in time")
 	}
 	return ix.health()
 }
@@ -243,7 +269,8 @@ func (ix *Index) Checkpoint(dir string) error {
 	return wrap(ix.db.Checkpoint(dir), "checkpoint")
 }
 
-// Close waits for readers, flushes and closes. Planners must be at rest.
+// Close waits for readers, flushes and closes; a flush that takes too long is
+// given up, as the log has it all. Planners must be at rest.
 func (ix *Index) Close() error {
 	ix.mu.Lock()
 	if ix.closed {
@@ -253,11 +280,10 @@ func (ix *Index) Close() error {
 	ix.closed = true
 	ix.mu.Unlock()
 	ix.readers.Wait()
-	var err error
-	if ix.health() == nil {
-		err = ix.Flush()
+	if err := ix.flush(time.After(closeFlush)); err != nil {
+		ix.log.Warn("index is closed without a flush", "error", err)
 	}
-	return errors.Join(err, ix.closeDB())
+	return ix.closeDB()
 }
 
 // closeDB closes Pebble. After a fatal error its inner counts may be off,
