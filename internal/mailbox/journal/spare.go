@@ -48,29 +48,38 @@ func (l *Log) makeSpare(n int, capacity int64) (*spare, error) {
 
 // prepare sees to it that a segment is ready or in the making.
 func (l *Log) prepare() {
-	p := &l.spares
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ready != nil || p.making != nil || p.gone {
+	n, done := l.spares.begin()
+	if done == nil {
 		return
 	}
-	p.n++
-	n, done := p.n, make(chan struct{})
-	p.making = done
 	work := func() {
 		s, err := l.makeSpare(n, l.o.SegmentSize)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.ready, p.err, p.making = s, err, nil
+		l.spares.end(s, err)
 		close(done)
 	}
 	if l.o.foreground {
-		p.mu.Unlock()
 		work()
-		p.mu.Lock()
 		return
 	}
 	go work() // drop waits for it
+}
+
+// begin announces the making of one, if there is need: done is nil if not.
+func (p *spares) begin() (n int, done chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ready != nil || p.making != nil || p.gone {
+		return 0, nil
+	}
+	p.n++
+	p.making = make(chan struct{})
+	return p.n, p.making
+}
+
+func (p *spares) end(s *spare, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ready, p.err, p.making = s, err, nil
 }
 
 // wait waits for the one in the making.
