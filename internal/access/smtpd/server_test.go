@@ -3,7 +3,6 @@ package smtpd
 import (
 	"bytes"
 	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
@@ -18,7 +17,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/postern-mail/postern/internal/base/conf"
-	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/kind"
 )
 
@@ -381,11 +379,9 @@ func TestProxyProtocol(t *testing.T) {
 // P9: what all clients together can make the server hold is bounded.
 func TestMemoryIsBounded(t *testing.T) {
 	const clients = 200
-	events := event.NewLog(slog.New(slog.DiscardHandler))
 	w := open(t, func(c *Config) {
 		c.MessageMemory, c.MaxMessageBytes = 8<<20, 4<<20
 	})
-	w.deps.Events = events
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
