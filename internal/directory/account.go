@@ -25,6 +25,16 @@ type Account struct {
 	Roles        []command.Role
 	AppPassword  string // name of the app password that was used, if one was
 	ServerAdmin  bool
+	// Stamp is another after each change of the password, so that a session
+	// can see that it began with an old one.
+	Stamp int64
+}
+
+// Account tells what an account that has logged in before is now: its roles and
+// stamp, or that it is gone or disabled. It checks no password.
+func (d *Directory) Account(login string) (Account, bool) {
+	c := d.candidate(d.state.View(), login)
+	return c.account, c.usable
 }
 
 // Caller is the account as commands see it.

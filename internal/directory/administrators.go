@@ -66,6 +66,7 @@ func (d *Directory) CreateAdministrator(ctx context.Context, login string, o org
 	if err := checkRoles(roles, o); err != nil {
 		return "", err
 	}
+	login = strings.ToLower(login)
 	if err := org.ValidName(login); err != nil {
 		return "", kind.Errorf(kind.Invalid, "administrator: %w", err)
 	}

@@ -111,7 +111,7 @@ func (d *Directory) candidate(v View, login string) candidate {
 	c.usable = !r.Disabled && r.Deleted == nil
 	c.account = Account{
 		ID: r.ID, Organization: r.Organization, Login: r.Address, Name: r.Address.String(),
-		Mailbox: r.Ref(), Roles: slices.Clone(r.Roles),
+		Mailbox: r.Ref(), Roles: slices.Clone(r.Roles), Stamp: rev,
 	}
 	return c
 }
@@ -126,7 +126,7 @@ func (d *Directory) administrator(v View, login string) candidate {
 	c.cred, c.revision = credentials{Hash: adm.Hash}, rev
 	c.usable = !adm.Disabled
 	c.account = Account{
-		Organization: adm.Organization, Name: adm.Name, Roles: slices.Clone(adm.Roles),
+		Organization: adm.Organization, Name: adm.Name, Roles: slices.Clone(adm.Roles), Stamp: rev,
 		ServerAdmin: adm.Organization == "" && slices.Contains(adm.Roles, command.ServerAdmin),
 	}
 	return c

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,8 +72,15 @@ func TestLogin(t *testing.T) {
 	}
 	f.must(f.CreateAdministrator(t.Context(), "Root", "", []command.Role{command.ServerAdmin}, secret))
 	a, err := f.login("root", secret, ServiceAdmin, "192.0.2.1")
-	if err != nil || !a.ServerAdmin || a.Organization != "" {
+	if err != nil || !a.ServerAdmin || a.Organization != "" || a.Name != "root" {
 		t.Errorf("%+v %v", a, err)
+	}
+	f.must(f.SetAdministratorPassword(t.Context(), "root", "another horse"))
+	if now, ok := f.Account("root"); !ok || now.Stamp == a.Stamp || len(now.Roles) != 1 {
+		t.Errorf("%+v %v", now, ok)
+	}
+	if _, ok := f.Account("nobody@red.example"); ok {
+		t.Error("nobody has an account")
 	}
 	f.must(f.CreateAdministrator(t.Context(), "ann@red.example", "", []command.Role{command.HelpDesk}, ""))
 	a, err = f.login("ann@red.example", secret, ServiceAdmin, "192.0.2.1")
@@ -324,11 +332,16 @@ func TestParallelLogins(t *testing.T) {
 	f := newFixture(t, o)
 	f.mailbox("ann@red.example")
 	var wg sync.WaitGroup
+	var denials atomic.Int64
 	for i := range 200 {
 		wg.Go(func() {
 			from := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 			_, err := f.Authenticate(t.Context(), fmt.Sprintf("u%d@red.example", i), "x", ServiceIMAP, from)
-			if !kind.Is(err, kind.Denied) && !kind.Is(err, kind.Busy) {
+			switch kind.Of(err) {
+			case kind.Denied:
+				denials.Add(1)
+			case kind.Busy:
+			default:
 				t.Error(err)
 			}
 		})
@@ -336,5 +349,9 @@ func TestParallelLogins(t *testing.T) {
 	wg.Wait()
 	if p := f.hasher.peak.Load(); p > int64(o.Hashes) {
 		t.Errorf("%d hashes at once", p)
+	}
+	// Each failure is counted for its account and its address.
+	if n := int64(len(f.throttle.failures)); n != 2*denials.Load() {
+		t.Errorf("%d counters for %d refusals", n, denials.Load())
 	}
 }

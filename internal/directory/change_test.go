@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"context"
 	"crypto/sha512"
 	"encoding/base64"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 	"golang.org/x/crypto/bcrypt"
@@ -77,6 +79,46 @@ func TestRemoveRaces(t *testing.T) {
 			t.Fatalf("hosted after %v", removed)
 		}
 	}
+}
+
+// between runs something of another server between the look and the commit.
+type between struct {
+	*Memory
+	once func()
+}
+
+func (b *between) Commit(ctx context.Context, t cluster.Txn) (int64, error) {
+	if f := b.once; f != nil {
+		b.once = nil
+		f()
+	}
+	return b.Memory.Commit(ctx, t)
+}
+
+// TestRemovedBetween: what a change relied on is removed right before it is
+// committed.
+func TestRemovedBetween(t *testing.T) {
+	f := newFixture(t, cheap())
+	b := &between{Memory: f.mem}
+	slow := New(b, cheap())
+	b.once = func() { f.must(nil, f.RemoveDomain(t.Context(), "red.example")) }
+	_, err := slow.CreateGroup(t.Context(), addr("g@red.example"), "")
+	wantKind(t, "group of a removed domain", err, kind.NotFound)
+	b.once = func() { f.must(nil, f.RemoveOrganization(t.Context(), "red")) }
+	_, err = slow.AddDomain(t.Context(), "red", "new.example")
+	wantKind(t, "domain of a removed organization", err, kind.NotFound)
+
+	f.must(f.CreateAdministrator(t.Context(), "one", "", []command.Role{command.ServerAdmin}, secret))
+	f.must(f.CreateAdministrator(t.Context(), "two", "", []command.Role{command.ServerAdmin}, secret))
+	b.once = func() { f.must(nil, f.RemoveAdministrator(t.Context(), "two")) }
+	wantKind(t, "the last two remove each other", slow.RemoveAdministrator(t.Context(), "one"), kind.Invalid)
+
+	f.mailbox("ann@blue.example")
+	b.once = func() {
+		f.must(f.CreateAdministrator(t.Context(), "ann@blue.example", "", []command.Role{command.OrganizationAdmin}, ""))
+	}
+	_, err = slow.SetPassword(as(t.Context(), "blue", command.HelpDesk), addr("ann@blue.example"), secret)
+	wantKind(t, "help desk for who gets a role", err, kind.Denied)
 }
 
 func TestRemoveInUse(t *testing.T) {
@@ -330,6 +372,46 @@ func TestDryRun(t *testing.T) {
 		if err != nil || !strings.Contains(out, `"done":true`) || f.mem.View().(*memoryView).revision == before {
 			t.Errorf("%s: %s %v", c[0], out, err)
 		}
+	}
+}
+
+// rowsOf makes a state with many mailboxes at once.
+func rowsOf(b *testing.B, n int) *Directory {
+	mem := NewMemory("DB01")
+	d := New(mem, cheap())
+	if _, err := d.CreateOrganization(b.Context(), "red", ""); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := d.AddDomain(b.Context(), "red", "red.example"); err != nil {
+		b.Fatal(err)
+	}
+	var x txn
+	for i := range n {
+		r := &Recipient{ID: org.NewMailboxID(), Organization: "red", Type: TypeUser, Address: addr(fmt.Sprintf("u%d@red.example", i)), Database: "DB01"}
+		x.put(recipientKey("red", r.ID), 0, r)
+		x.put(addressKey(r.Address), 0, owner{"red", r.ID})
+	}
+	if _, err := mem.Commit(b.Context(), cluster.Txn(x)); err != nil {
+		b.Fatal(err)
+	}
+	return d
+}
+
+func BenchmarkResolve(b *testing.B) {
+	d := rowsOf(b, 10_000)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, err := d.Resolve(b.Context(), mail.Address{Local: fmt.Sprintf("u%d", i%10_000), Domain: "red.example"}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTurn(b *testing.B) {
+	d := rowsOf(b, 10_000)
+	d.opt.Store = &boxes{have: map[org.MailboxID]mail.MailboxSetup{}}
+	for b.Loop() {
+		d.countPlaces(d.state.View())
 	}
 }
 
