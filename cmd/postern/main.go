@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/postern-mail/postern/internal/admin/cli"
+	"github.com/postern-mail/postern/internal/lab"
+	"github.com/postern-mail/postern/internal/node"
 )
 
 // version is set by the linker.
@@ -18,6 +20,10 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := cli.New(cli.Options{Version: version})
+	root := cli.New(cli.Options{
+		Version:  version,
+		Commands: node.Commands(nil, nil, nil, nil),
+		Extra:    append(node.CLI(version), lab.Command()),
+	})
 	return cli.Run(ctx, root, os.Args[1:])
 }

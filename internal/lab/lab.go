@@ -161,7 +161,7 @@ func (l *Lab) writeFile() error {
 func (l *Lab) file() File {
 	f := File{Ready: l.ready, Domain: l.spec.Domain, Fast: l.spec.Fast, PID: os.Getpid(),
 		CA: filepath.Join(l.dir, "ca.pem"), Control: controlPath(l.dir),
-		Admin: Admin{User: adminUser(l.spec), Password: l.spec.Password, URL: "https://" + l.plans[0].Door(portHTTPS)}}
+		Admin: Admin{User: adminUser, Password: l.spec.Password, URL: "https://" + l.plans[0].Door(portHTTPS)}}
 	for _, u := range Users(l.spec) {
 		f.Users = append(f.Users, User{Address: u.Address, Password: l.spec.Password, Database: u.Database})
 	}
@@ -198,4 +198,4 @@ func (l *Lab) find(name string) (*process, error) {
 }
 
 // adminUser is the login of the lab's administrator.
-func adminUser(s Spec) string { return "admin@" + s.Domain }
+const adminUser = "admin"

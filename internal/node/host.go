@@ -24,6 +24,10 @@ const (
 // configuration (sysexits.h EX_CONFIG).
 const ExitConfig = 78
 
+// ExitRemoved is the exit status of a worker whose server is no member of its
+// group any more.
+const ExitRemoved = 77
+
 // HostConfig says what a host starts and how patient it is. Zero durations
 // take the defaults of DefaultHostTimers.
 type HostConfig struct {

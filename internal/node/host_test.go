@@ -105,7 +105,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func runHost(t *testing.T, h *Host) (stop func() error) {
+func startHost(t *testing.T, h *Host) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -132,7 +132,7 @@ func alive(pid int) bool {
 
 func TestKilledWorkerIsStartedAtOnce(t *testing.T) {
 	dir, log := t.TempDir(), &buffer{}
-	stop := runHost(t, newTestHost(dir, "good", log, HostTimers{}))
+	stop := startHost(t, newTestHost(dir, "good", log, HostTimers{}))
 	until(t, "ready", func() bool { s := state(dir); return s.Ready && len(s.Workers) == 2 })
 	first := state(dir).Workers[WorkerMail]
 	begun := time.Now()
@@ -162,14 +162,14 @@ func TestKilledWorkerIsStartedAtOnce(t *testing.T) {
 
 func TestHungWorkerIsKilled(t *testing.T) {
 	dir, log := t.TempDir(), &buffer{}
-	runHost(t, newTestHost(dir, "mute", log, HostTimers{Hung: 200 * time.Millisecond}))
+	startHost(t, newTestHost(dir, "mute", log, HostTimers{Hung: 200 * time.Millisecond}))
 	until(t, "the mute worker is killed", func() bool { return strings.Contains(log.String(), "worker_hung") })
 	until(t, "and started again", func() bool { return strings.Count(log.String(), "worker_started") > 2 })
 }
 
 func TestDrainHasAnEnd(t *testing.T) {
 	dir, log := t.TempDir(), &buffer{}
-	stop := runHost(t, newTestHost(dir, "stubborn", log, HostTimers{Drain: 50 * time.Millisecond}))
+	stop := startHost(t, newTestHost(dir, "stubborn", log, HostTimers{Drain: 50 * time.Millisecond}))
 	until(t, "ready", func() bool { s := state(dir); return s.Ready && len(s.Workers) == 2 })
 	if err := stop(); err != nil {
 		t.Fatal(err)

@@ -33,6 +33,9 @@ func (k *keeper) run(ctx context.Context) error {
 		if err == nil && how.ExitCode() == ExitConfig && !k.ready {
 			return fmt.Errorf("%s worker cannot start with this configuration; its reason stands above", k.name)
 		}
+		if err == nil && how.ExitCode() == ExitRemoved {
+			return fmt.Errorf("%w (hint: to use this machine again, empty its data folder and join anew)", errRemoved)
+		}
 		wait := k.pause.after(time.Since(begun))
 		k.host.events.Emit(EventWorkerDied, "%s worker ended (%s) after %s, next start in %s",
 			k.name, ending(how, err), time.Since(begun).Round(time.Millisecond), wait)
@@ -48,6 +51,8 @@ func (k *keeper) run(ctx context.Context) error {
 		}
 	}
 }
+
+var errRemoved = errors.New("this server was removed from its group")
 
 func ending(how *os.ProcessState, err error) string {
 	if err != nil {

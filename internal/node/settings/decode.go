@@ -23,6 +23,9 @@ func (p Positions) Line(path string) int {
 		if n, ok := p[path]; ok {
 			return n
 		}
+		if n, ok := p[path+"[0]"]; ok { // the list is where its first entry is
+			return n
+		}
 		i := strings.LastIndexAny(path, ".[")
 		if i < 0 {
 			return 0
@@ -56,7 +59,7 @@ func Decode(file string, data []byte, v any) (Positions, error) {
 		return nil, Problems{syntax(file, err)}
 	}
 	d := decoder{file: file, pos: positions(data)}
-	d.table("", tree, reflect.ValueOf(v).Elem())
+	d.table("", tree, reflect.ValueOf(v).Elem(), nil)
 	return d.pos, d.problems.sorted()
 }
 
@@ -82,8 +85,8 @@ func (d *decoder) refuse(path, remedy, format string, args ...any) {
 }
 
 // table assigns a TOML table to a struct.
-func (d *decoder) table(path string, tree map[string]any, v reflect.Value) {
-	fields := fieldsOf(v.Type())
+func (d *decoder) table(path string, tree map[string]any, v reflect.Value, hide []string) {
+	fields := without(fieldsOf(v.Type()), hide)
 	for name, value := range tree {
 		key := join(path, name)
 		f, ok := find(fields, name)
@@ -137,7 +140,7 @@ func (d *decoder) value(path string, value any, v reflect.Value, f field) {
 			d.refuse(path, "write it as a section ["+path+"]", "is %s, want a section", typeName(value))
 			return
 		}
-		d.table(path, t, v)
+		d.table(path, t, v, f.hide)
 	case reflect.Slice:
 		d.slice(path, value, v, f)
 	default:

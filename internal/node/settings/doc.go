@@ -7,7 +7,8 @@
 //
 // Fields carry tags: toml:"name" (required to be read at all), doc:"..."
 // (the comment in the sample), default:"..." (what the comment says is used when the
-// key is absent), enum:"a,b" (allowed values), secret:"true" (never shown).
+// key is absent), enum:"a,b" (allowed values), secret:"true" (never shown), hide:"a,b"
+// (settings of a section that another part of the file has).
 // Durations are text with a unit ("30s"), sizes are numbers or text with a
 // unit ("10GiB"), everything that implements encoding.TextUnmarshaler is text.
 package settings

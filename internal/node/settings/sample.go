@@ -18,14 +18,14 @@ func Sample(w io.Writer, head string, v any) error {
 	for line := range strings.SplitSeq(strings.TrimSpace(head), "\n") {
 		b.WriteString(strings.TrimRight("# "+line, " ") + "\n")
 	}
-	sampleTable(&b, "", reflect.ValueOf(v))
+	sampleTable(&b, "", reflect.ValueOf(v), nil)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
 // sampleTable writes the plain settings first, then the sections, as TOML wants it.
-func sampleTable(b *strings.Builder, path string, v reflect.Value) {
-	fields := fieldsOf(v.Type())
+func sampleTable(b *strings.Builder, path string, v reflect.Value, hide []string) {
+	fields := without(fieldsOf(v.Type()), hide)
 	for _, f := range fields {
 		fv := v.FieldByIndex(f.index)
 		if isSection(fv) {
@@ -45,13 +45,13 @@ func sampleTable(b *strings.Builder, path string, v reflect.Value) {
 		key := join(path, f.name)
 		if fv.Kind() == reflect.Slice {
 			fmt.Fprintf(b, "#[[%s]]\n", key)
-			sampleTable(b, key, reflect.New(fv.Type().Elem()).Elem())
+			sampleTable(b, key, reflect.New(fv.Type().Elem()).Elem(), f.hide)
 			continue
 		}
 		// Sections stand as they are: an empty one changes nothing, and a
 		// setting that is uncommented below lands where it belongs.
 		fmt.Fprintf(b, "[%s]\n", key)
-		sampleTable(b, key, fv)
+		sampleTable(b, key, fv, f.hide)
 	}
 }
 
@@ -66,7 +66,7 @@ func isSection(v reflect.Value) bool {
 func sampleDoc(b *strings.Builder, f field) {
 	text := f.doc
 	if len(f.enum) > 0 {
-		text += "; one of " + strings.Join(f.enum, ", ")
+		text = strings.TrimSuffix(text, ".") + ". One of: " + strings.Join(f.enum, ", ") + "."
 	}
 	for _, line := range wrap(text, 92) {
 		b.WriteString("# " + line + "\n")

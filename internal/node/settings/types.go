@@ -16,6 +16,7 @@ type field struct {
 	name, doc, def string
 	enum           []string
 	secret         bool
+	hide           []string // settings of the section that stand elsewhere
 	index          []int
 }
 
@@ -40,9 +41,17 @@ func fieldsOf(t reflect.Type) []field {
 		if e := f.Tag.Get("enum"); e != "" {
 			x.enum = strings.Split(e, ",")
 		}
+		if h := f.Tag.Get("hide"); h != "" {
+			x.hide = strings.Split(h, ",")
+		}
 		out = append(out, x)
 	}
 	return out
+}
+
+// without leaves out what another part of the file says.
+func without(fields []field, hide []string) []field {
+	return slices.DeleteFunc(fields, func(f field) bool { return slices.Contains(hide, f.name) })
 }
 
 func find(fields []field, name string) (field, bool) {
@@ -59,7 +68,9 @@ var (
 )
 
 // isSize tells numbers that may be written as "10GiB".
-func isSize(v reflect.Value) bool { return v.Kind() == reflect.Int64 && v.Type() != durationType }
+func isSize(v reflect.Value) bool {
+	return v.Kind() == reflect.Int64 && v.Type() != durationType && !reflect.PointerTo(v.Type()).Implements(textType)
+}
 
 // textParser returns how a value is read from text, where it is.
 func textParser(v reflect.Value) (func(string) error, bool) {

@@ -1,0 +1,309 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/postern-mail/postern/internal/access/certs"
+	"github.com/postern-mail/postern/internal/access/imapd"
+	"github.com/postern-mail/postern/internal/access/smtpd"
+	"github.com/postern-mail/postern/internal/active"
+	"github.com/postern-mail/postern/internal/admin/api"
+	"github.com/postern-mail/postern/internal/admin/metrics"
+	"github.com/postern-mail/postern/internal/admin/sock"
+	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/directory"
+	"github.com/postern-mail/postern/internal/mailbox"
+)
+
+// mailWorker is everything that serves, built in the order of its fields and
+// stopped in the reverse order.
+type mailWorker struct {
+	cfg     Config
+	log     *slog.Logger
+	events  *event.Log
+	metrics *metrics.Registry
+
+	cluster   *cluster.Cluster
+	mailbox   *mailbox.Keeper
+	directory *directory.Directory
+	active    *active.Manager
+	certs     *certs.Source
+	smtp      *smtpd.Server
+	imap      *imapd.Server
+	admin     *api.Server
+	figures   *metrics.Server
+
+	serving atomic.Bool // all doors are open
+}
+
+// Run builds the rooms and serves until ctx ends; then it drains. ready is
+// called when all doors are open. The data folder has to be a member of a group
+// (Init, Join).
+func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error {
+	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log)}
+	stages := newStages(log)
+	err := w.start(ctx, stages)
+	if err == nil {
+		w.serving.Store(true)
+		w.events.Emit(EventServerReady, "%s is open for mail", w.cluster.Name())
+		ready()
+		err = stages.wait(ctx)
+	}
+	w.serving.Store(false)
+	return errors.Join(err, stages.stop())
+}
+
+// start builds and starts the rooms from the spine to the doors.
+func (w *mailWorker) start(ctx context.Context, st *stages) (err error) {
+	if w.metrics, err = metrics.New(); err != nil {
+		return err
+	}
+	if err := w.spine(ctx, st); err != nil {
+		return err
+	}
+	w.keepers(st)
+	if err := w.firstDatabase(ctx); err != nil {
+		return err
+	}
+	return w.doors(ctx, st)
+}
+
+// spine is the group. Rooms that serve other servers have to be built before
+// it runs.
+func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
+	if w.cluster, err = cluster.Open(w.cfg.clusterConfig(), w.log, w.events); err != nil {
+		return err
+	}
+	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events}); err != nil {
+		return errors.Join(err, w.cluster.Close())
+	}
+	st.run("cluster", w.cluster.Run)
+	select {
+	case <-w.cluster.Ready():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-st.broken:
+		return st.cause()
+	}
+}
+
+// keepers hold mail and people; the conductor says who is active.
+func (w *mailWorker) keepers(st *stages) {
+	st.run("mailbox", w.mailbox.Run)
+	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Store: w.mailbox.Client(), Log: w.log, Events: w.events})
+	st.run("directory", w.directory.Run)
+	w.active = active.New(w.cfg.Active, active.Deps{Group: w.cluster, Copies: w.mailbox, Log: w.log, Events: w.events})
+	st.run("active", w.active.Run)
+}
+
+// doors are what clients and administrators meet.
+func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
+	w.certs, err = certs.New(w.cfg.TLS, certs.Deps{Issue: w.issue, Names: w.cfg.doorNames(), KV: certState{w.cluster},
+		Log: w.log, Events: w.events, Metrics: w.metrics})
+	if err != nil {
+		return err
+	}
+	st.run("certs", w.certs.Run)
+	if err := w.openAdmin(ctx, st); err != nil {
+		return err
+	}
+	if self, ok := w.cluster.View().Server(w.cluster.Name()); ok && self.Witness {
+		return nil // a witness votes and has no mail
+	}
+	store := w.mailbox.Client()
+	if w.smtp, err = smtpd.New(w.cfg.SMTP, smtpd.Deps{Directory: w.directory, Store: store, TLS: w.certs.TLS(),
+		Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
+		return err
+	}
+	if w.imap, err = imapd.New(w.cfg.IMAP, imapd.Deps{Directory: w.directory, Store: store, TLS: w.certs.TLS(),
+		Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
+		return err
+	}
+	st.run("smtp", w.smtp.Run)
+	st.run("imap", w.imap.Run)
+	for _, open := range []<-chan struct{}{w.smtp.Ready(), w.imap.Ready()} {
+		select {
+		case <-open:
+		case <-st.broken:
+			return st.cause()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// openAdmin opens the admin door and the one for figures. They open before
+// the doors for mail, so that a server that cannot open those can be asked why.
+func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
+	listener, err := listenAll(ctx, w.cfg.Admin.Listen)
+	if err != nil {
+		return err
+	}
+	deps := api.Deps{Commands: w.commands(), Auth: adminLogins{w.directory, w.cluster}, State: adminState{w.cluster}, Log: w.log, Events: w.events,
+		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler()}, Ready: w.readiness}
+	if listener != nil {
+		deps.Listener, deps.TLS = listener, w.certs.HTTPS()
+	}
+	w.admin, err = api.New(api.Config{Server: string(w.cluster.Name()), Version: w.cfg.Version,
+		Socket: sock.Path(w.cfg.Dir), AuditFile: filepath.Join(w.cfg.Dir, "audit.jsonl")}, deps)
+	if err != nil {
+		return err
+	}
+	st.run("admin", w.admin.Run)
+	if w.cfg.Metrics.Listen == "" {
+		return nil
+	}
+	l, err := listen(ctx, w.cfg.Metrics.Listen)
+	if err != nil {
+		return err
+	}
+	w.figures = &metrics.Server{Listener: l, Registry: w.metrics, Ready: w.readiness, Log: w.log}
+	st.run("metrics", w.figures.Run)
+	return nil
+}
+
+// readiness says why the server should not get clients.
+func (w *mailWorker) readiness() error {
+	if !w.serving.Load() {
+		return errors.New("not all doors are open")
+	}
+	return nil
+}
+
+// commands is the table of all rooms.
+func (w *mailWorker) commands() []command.Command {
+	return Commands(w.cluster, w.mailbox, w.directory, w.active)
+}
+
+// Commands joins the rooms' entries of the command table. For listing them
+// the rooms may be nil.
+func Commands(c *cluster.Cluster, k *mailbox.Keeper, d *directory.Directory, a *active.Manager) []command.Command {
+	var all []command.Command
+	all = append(all, cluster.Commands(c)...)
+	all = append(all, mailbox.Commands(k)...)
+	all = append(all, directory.Commands(d)...)
+	return append(all, active.Commands(a)...)
+}
+
+// issue makes a certificate of the group's CA for the doors.
+func (w *mailWorker) issue(names []string) (tls.Certificate, error) {
+	return w.cluster.Issue(names)
+}
+
+// listen opens one address; one that is in use or not allowed is a mistake of
+// the configuration.
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, explainListen(addr, err)
+	}
+	return l, nil
+}
+
+func explainListen(addr string, err error) error {
+	err = kind.Errorf(kind.Invalid, "listen on %s: %w", addr, err)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return kind.WithHint(err, "another program has this port; stop it, or set another address in "+configName+" (ss -ltnp shows who it is)")
+	case errors.Is(err, syscall.EACCES):
+		return kind.WithHint(err, "ports below 1024 need root or CAP_NET_BIND_SERVICE; set other ports in "+configName)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return kind.WithHint(err, "this machine has no such address; correct it in "+configName)
+	}
+	return err
+}
+
+// listenAll joins several addresses into one listener, nil for none.
+func listenAll(ctx context.Context, addrs []string) (net.Listener, error) {
+	var all []net.Listener
+	for _, a := range addrs {
+		l, err := listen(ctx, a)
+		if err != nil {
+			for _, open := range all {
+				open.Close()
+			}
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	switch len(all) {
+	case 0:
+		return nil, nil
+	case 1:
+		return all[0], nil
+	}
+	return newJoined(all), nil
+}
+
+// joined is several listeners as one.
+type joined struct {
+	all    []net.Listener
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+	wg     sync.WaitGroup
+}
+
+func newJoined(all []net.Listener) *joined {
+	j := &joined{all: all, conns: make(chan net.Conn), closed: make(chan struct{})}
+	for _, l := range all {
+		j.wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err != nil {
+					continue
+				}
+				select {
+				case j.conns <- c:
+				case <-j.closed:
+					c.Close()
+				}
+			}
+		})
+	}
+	return j
+}
+
+// Accept implements net.Listener.
+func (j *joined) Accept() (net.Conn, error) {
+	select {
+	case c := <-j.conns:
+		return c, nil
+	case <-j.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+// Addr implements net.Listener: the first address.
+func (j *joined) Addr() net.Addr { return j.all[0].Addr() }
+
+// Close implements net.Listener.
+func (j *joined) Close() error {
+	var err error
+	j.once.Do(func() {
+		close(j.closed)
+		for _, l := range j.all {
+			err = errors.Join(err, l.Close())
+		}
+		j.wg.Wait()
+	})
+	return err
+}
