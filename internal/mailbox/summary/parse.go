@@ -24,8 +24,25 @@ func Parse(body []byte) *mail.Summary {
 	p := &parser{b: body, open: map[string]int{}, budget: maxKept, addresses: maxAddresses}
 	s := &mail.Summary{}
 	s.Structure, _ = p.part(1, "text", "plain", &s.Envelope)
+	clamp(s.Structure, 0, int64(len(body)))
 	s.Preview = preview(s.Structure, body)
 	return s
+}
+
+// clamp keeps a part and those in it inside the part around it. Only empty
+// parts can lie outside: in the line end that belongs to the delimiter after
+// them, or behind it.
+func clamp(n *mail.Part, from, to int64) {
+	n.HeaderStart = min(max(n.HeaderStart, from), to)
+	n.BodyStart = min(max(n.BodyStart, n.HeaderStart), to)
+	n.BodyEnd = min(max(n.BodyEnd, n.BodyStart), to)
+	n.Lines = min(n.Lines, n.BodyEnd-n.BodyStart)
+	for _, c := range n.Children {
+		clamp(c, n.BodyStart, n.BodyEnd)
+	}
+	if n.Message != nil {
+		clamp(n.Message, n.BodyStart, n.BodyEnd)
+	}
 }
 
 // parser goes over the message once. pos only grows; lines counts the line
