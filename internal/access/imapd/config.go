@@ -1,10 +1,12 @@
 package imapd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/conf"
@@ -120,6 +122,7 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("append_memory: %d is less than max_message_bytes %d, so the largest message would never fit",
 			full.AppendMemory, full.MaxMessageBytes))
 	}
+	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
 }
 

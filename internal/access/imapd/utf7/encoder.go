@@ -46,7 +46,7 @@ func encode(s []byte) []byte {
 	for len(s) > 0 {
 		r, size := utf8.DecodeRune(s)
 		if r > utf8.MaxRune {
-			r, size = utf8.RuneError, 1 // Bug fix (issue 3785)
+			r, size = utf8.RuneError, 1 // a code point that cannot be
 		}
 		s = s[size:]
 		if r1, r2 := utf16.EncodeRune(r); r1 != utf8.RuneError {
