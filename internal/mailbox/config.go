@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"context"
@@ -136,4 +137,6 @@ type Deps struct {
 	IndexFS vfs.FS
 	Log     *slog.Logger
 	Events  *event.Log
+	// Metrics takes the room's figures, nil for nobody.
+	Metrics prometheus.Registerer
 }

@@ -87,6 +87,11 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 	for _, v := range cfg.Volumes {
 		k.volumes[v.Name] = newVolume(v, d.FS, cfg.Reserve)
 	}
+	if d.Metrics != nil {
+		if err := d.Metrics.Register(collector{k}); err != nil {
+			return nil, err
+		}
+	}
 	d.Group.Handle(logProto, k.serveLog)
 	d.Group.RegisterService(serviceDesc(), k)
 	return k, nil

@@ -86,7 +86,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	if w.cluster, err = cluster.Open(w.cfg.clusterConfig(), w.log, w.events); err != nil {
 		return err
 	}
-	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events}); err != nil {
+	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
 	st.run("cluster", w.cluster.Run)
@@ -153,7 +153,7 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 	if err != nil {
 		return err
 	}
-	deps := api.Deps{Commands: w.commands(), Auth: adminLogins{w.directory, w.cluster}, State: adminState{w.cluster}, Log: w.log, Events: w.events,
+	deps := api.Deps{Commands: w.commands(), Auth: adminLogins{w.directory}, State: adminState{w.cluster}, Log: w.log, Events: w.events,
 		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler()}, Ready: w.readiness}
 	if listener != nil {
 		deps.Listener, deps.TLS = listener, w.certs.HTTPS()

@@ -1,0 +1,73 @@
+package mailbox
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/internal/org"
+)
+
+func TestJudge(t *testing.T) {
+	now := time.Unix(1000, 0)
+	r := rules{grace: time.Second, lostGrace: 300 * time.Millisecond}
+	ok := func(s org.ServerName) *member {
+		return &member{server: s, inSync: true, connected: true, acked: 100, canStore: true}
+	}
+	with := func(m *member, f func(*member)) *member { f(m); return m }
+	for _, c := range []struct {
+		name        string
+		ms          []*member
+		r           rules
+		remove, add []org.ServerName
+		alone       bool
+		held        bool
+	}{
+		{name: "all well", ms: []*member{ok("B"), ok("C")}},
+		{name: "stalls beyond the grace", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.behindSince = now.Add(-time.Second) })}, remove: []org.ServerName{"C"}},
+		{name: "stalls within the grace", ms: []*member{with(ok("B"), func(m *member) { m.behindSince = now.Add(-999 * time.Millisecond) })}},
+		{name: "connection lost a moment ago", ms: []*member{with(ok("B"), func(m *member) { m.connected = false; m.lostAt = now.Add(-299 * time.Millisecond) })}},
+		{name: "connection lost too long", ms: []*member{with(ok("B"), func(m *member) { m.connected = false; m.lostAt = now.Add(-300 * time.Millisecond) }), ok("C")}, remove: []org.ServerName{"B"}},
+		{name: "server dead goes at once", ms: []*member{with(ok("B"), func(m *member) { m.connected, m.gone, m.canStore, m.lostAt = false, true, false, now }), ok("C")}, remove: []org.ServerName{"B"}},
+		{name: "judged dead but still talking stays", ms: []*member{with(ok("B"), func(m *member) { m.gone = true })}},
+		{name: "lost data goes at once", ms: []*member{with(ok("B"), func(m *member) { m.short = true }), ok("C")}, remove: []org.ServerName{"B"}},
+		{name: "caught up enters", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false })}, add: []org.ServerName{"C"}},
+		{name: "behind what is confirmed does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false; m.acked = 89 })}},
+		{name: "too far from the end does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false; m.acked = 90 })}, add: []org.ServerName{"C"}},
+		{name: "not connected does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync, m.connected = false, false })}},
+		{name: "the only copy there is", alone: true},
+		{name: "last other dies: alone", ms: []*member{with(ok("B"), func(m *member) { m.connected, m.gone, m.canStore, m.lostAt = false, true, false, now })}, remove: []org.ServerName{"B"}, alone: true},
+		{name: "another could store: held", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.connected = false, false })}, held: true},
+		{name: "always-two never goes alone", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.connected, m.canStore = false, false, false })}, r: rules{redundancy: org.AlwaysTwo}, held: true},
+		{name: "joining and gone is settled by a new row", ms: []*member{ok("B"), with(ok("C"), func(m *member) {
+			m.inSync, m.joining, m.connected, m.lostAt = false, true, false, now.Add(-time.Second)
+		})}, remove: []org.ServerName{"C"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rr := r
+			rr.redundancy = c.r.redundancy
+			v := judge(c.ms, 100, 90, rr, now)
+			if !slices.Equal(v.remove, c.remove) || !slices.Equal(v.add, c.add) || v.alone != c.alone || (v.held != "") != c.held {
+				t.Errorf("%+v, want remove %v add %v alone %v held %v", v, c.remove, c.add, c.alone, c.held)
+			}
+		})
+	}
+}
+
+func TestWanted(t *testing.T) {
+	def := org.Database{Name: "DB01", Copies: []org.Copy{{Server: "A"}, {Server: "B", SeedFrom: "C"}, {Server: "S", Suspended: true}}}
+	m := org.Mount{Term: 3, Active: "A"}
+	for _, c := range []struct {
+		me   org.ServerName
+		m    org.Mount
+		want string
+	}{
+		{"A", m, "lead"}, {"B", m, "follow"}, {"S", m, "rest"}, {"X", m, "rest"},
+		{"B", org.Mount{Term: 4}, "rest"},
+		{"S", org.Mount{Term: 4, Active: "S"}, "lead"}, // the group's row has the last word
+	} {
+		if got := wanted(c.me, def, c.m); got.do != c.want {
+			t.Errorf("%s with active %q: %+v, want %s", c.me, c.m.Active, got, c.want)
+		}
+	}
+}
