@@ -172,7 +172,7 @@ func (l *Lab) copyCA(p ServerPlan) error {
 
 // databaseRow is what "database list" tells that a lab needs.
 type databaseRow struct {
-	Database string   `json:"database"`
+	Database string   `json:"name"`
 	Active   string   `json:"active"`
 	InSync   []string `json:"in_sync"`
 }

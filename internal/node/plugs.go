@@ -2,12 +2,9 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"iter"
 	"net/netip"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/postern-mail/postern/internal/admin/api"
 	"github.com/postern-mail/postern/internal/admin/audit"
@@ -92,11 +89,12 @@ func (s certState) List(ctx context.Context, prefix string) ([]string, error) {
 	return keys, nil
 }
 
-// adminLogins lets the admin door ask the directory. Sessions end with the
-// row that holds the password, so the row's revision is their stamp.
-type adminLogins struct {
-	d *directory.Directory
-	c *cluster.Cluster
+// adminLogins lets the admin door ask the directory.
+type adminLogins struct{ d *directory.Directory }
+
+func adminAccount(a directory.Account) api.Account {
+	return api.Account{Login: a.Name, Organization: a.Organization, Roles: a.Roles, ServerAdmin: a.ServerAdmin,
+		Stamp: strconv.FormatInt(a.Stamp, 10)}
 }
 
 // Authenticate checks a password.
@@ -105,46 +103,16 @@ func (l adminLogins) Authenticate(ctx context.Context, login, password, _ string
 	if err != nil {
 		return api.Account{}, err
 	}
-	key := "administrators/" + a.Name
-	if a.Mailbox != (org.MailboxRef{}) {
-		key = credentialsKey(a.Organization, a.ID)
-	}
-	return api.Account{Login: a.Name, Organization: a.Organization, Roles: a.Roles, ServerAdmin: a.ServerAdmin, Stamp: l.stamp(key)}, nil
+	return adminAccount(a), nil
 }
 
 // Account tells the present roles of somebody who has logged in before.
 func (l adminLogins) Account(_ context.Context, login string) (api.Account, error) {
-	if a, err := mail.ParseAddress(login); err == nil {
-		r, ok := l.d.ByAddress(a)
-		if !ok || r.Disabled || r.Deleted != nil {
-			return api.Account{}, kind.Errorf(kind.NotFound, "account %s is gone", login)
-		}
-		return api.Account{Login: login, Organization: r.Organization, Roles: r.Roles, Stamp: l.stamp(credentialsKey(r.Organization, r.ID))}, nil
-	}
-	key := "administrators/" + strings.ToLower(login)
-	it, ok := l.c.View().Get(key)
-	var row struct {
-		Organization org.OrganizationID `json:"organization"`
-		Roles        []command.Role     `json:"roles"`
-		Disabled     bool               `json:"disabled"`
-	}
-	if !ok || json.Unmarshal(it.Value, &row) != nil || row.Disabled {
+	a, ok := l.d.Account(login)
+	if !ok {
 		return api.Account{}, kind.Errorf(kind.NotFound, "account %s is gone", login)
 	}
-	return api.Account{Login: login, Organization: row.Organization, Roles: row.Roles, Stamp: l.stamp(key),
-		ServerAdmin: row.Organization == "" && slices.Contains(row.Roles, command.ServerAdmin)}, nil
-}
-
-func credentialsKey(o org.OrganizationID, id org.MailboxID) string {
-	return "credentials/" + string(o) + "/" + id.String()
-}
-
-func (l adminLogins) stamp(key string) string {
-	it, ok := l.c.View().Get(key)
-	if !ok {
-		return ""
-	}
-	return strconv.FormatInt(it.Revision, 10)
+	return adminAccount(a), nil
 }
 
 // organizationOf answers the admin door's question of scope.

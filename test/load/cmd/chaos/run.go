@@ -1,0 +1,319 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/test/load"
+)
+
+// game is one run.
+type game struct {
+	opt     options
+	lab     *load.Lab
+	target  *load.Target
+	history *load.History
+	faults  []load.Fault
+	down    []downtime
+	broken  []string // promises, in words
+}
+
+// downtime is when a server could not keep its clients.
+type downtime struct {
+	server   string
+	from, to time.Time
+}
+
+func run(ctx context.Context, o options) error {
+	if o.dir == "" {
+		dir, err := os.MkdirTemp("", "postern-chaos-")
+		if err != nil {
+			return err
+		}
+		o.dir = dir
+	}
+	args := []string{"--servers", strconv.Itoa(o.servers), "--copies", strconv.Itoa(o.servers), "--databases", strconv.Itoa(o.databases),
+		"--users", strconv.Itoa(o.users), "--base-port", strconv.Itoa(o.basePort)}
+	if o.fast {
+		args = append(args, "--fast")
+	}
+	fmt.Println("starting a lab in", o.dir)
+	lab, err := load.StartLab(ctx, o.postern, o.dir, args...)
+	if err != nil {
+		return err
+	}
+	g := &game{opt: o, lab: lab, history: load.NewHistory()}
+	err = g.play(ctx)
+	lab.Stop()
+	switch {
+	case err == nil && !o.keep:
+		return os.RemoveAll(o.dir)
+	default:
+		fmt.Println("the lab's folder stays:", o.dir)
+	}
+	return err
+}
+
+func (g *game) play(ctx context.Context) (err error) {
+	if g.target, err = load.LabTarget(g.lab.File()); err != nil {
+		return err
+	}
+	crowd := load.Crowd{Target: g.target, History: g.history, Senders: g.opt.senders, Sessions: g.opt.sessions, Watchers: g.opt.watchers,
+		Sizes: load.Sizes(g.opt.sizes), Pause: 50 * time.Millisecond}
+	begun := time.Now()
+	stop := crowd.Start(ctx)
+	err = g.rounds(ctx)
+	stop()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil && !errors.Is(err, errFailed) {
+		g.broke("%v", err)
+	}
+	g.summary(time.Since(begun))
+	return g.verdict(ctx)
+}
+
+// rounds does all faults in turn.
+func (g *game) rounds(ctx context.Context) error {
+	if err := g.rest(ctx, 3*time.Second); err != nil {
+		return err
+	}
+	kinds := []func(context.Context) error{}
+	add := func(n int, f func(context.Context) error) {
+		for range n {
+			kinds = append(kinds, f)
+		}
+	}
+	victims := []func(context.Context) (string, string, error){g.mostActive, g.primary, g.leader}
+	turn := 0
+	kill := func(ctx context.Context) error {
+		pick := victims[turn%len(victims)]
+		turn++
+		return g.kill(ctx, pick)
+	}
+	if g.opt.duration > 0 {
+		end := time.Now().Add(g.opt.duration)
+		for n := 0; time.Now().Before(end); n++ {
+			f := kill
+			if n%5 == 4 {
+				f = g.pauseServer
+			}
+			if err := f(ctx); err != nil {
+				return err
+			}
+			for range 3 {
+				if err := g.move(ctx); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	add(g.opt.rounds, kill)
+	add(g.opt.pauses, g.pauseServer)
+	add(g.opt.partitions, g.partition)
+	add(g.opt.moves, g.move)
+	for _, f := range kinds {
+		if err := f(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *game) rest(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (g *game) broke(format string, args ...any) {
+	g.broken = append(g.broken, fmt.Sprintf(format, args...))
+	fmt.Printf("  BROKEN: "+format+"\n", args...)
+}
+
+// mostActive is the server with the most active databases.
+func (g *game) mostActive(ctx context.Context) (server, why string, err error) {
+	list, err := g.lab.Databases(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	held := map[string][]string{}
+	for _, d := range list {
+		held[d.Active] = append(held[d.Active], d.Name)
+	}
+	server = slices.MaxFunc(slices.Sorted(maps.Keys(held)), func(a, b string) int { return cmp.Compare(len(held[a]), len(held[b])) })
+	return server, strings.Join(held[server], ","), nil
+}
+
+// holds names the databases active on a server.
+func (g *game) holds(ctx context.Context, server string) string {
+	list, err := g.lab.Databases(ctx)
+	if err != nil {
+		return "?"
+	}
+	var out []string
+	for _, d := range list {
+		if d.Active == server {
+			out = append(out, d.Name)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// primary is the server with the primary Active Manager.
+func (g *game) primary(ctx context.Context) (server, why string, err error) {
+	var rows []struct {
+		Server string `json:"server"`
+		Role   string `json:"role"`
+	}
+	if err := g.lab.Command(ctx, &rows, "active", "status"); err != nil {
+		return "", "", err
+	}
+	for _, r := range rows {
+		if r.Role == "primary" {
+			return r.Server, "primary Active Manager", nil
+		}
+	}
+	return "", "", errors.New("nobody is the primary Active Manager")
+}
+
+// leader is the server that leads etcd.
+func (g *game) leader(ctx context.Context) (server, why string, err error) {
+	var s struct {
+		Leader string `json:"leader"`
+	}
+	if err := g.lab.Command(ctx, &s, "cluster", "status"); err != nil {
+		return "", "", err
+	}
+	if s.Leader == "" {
+		return "", "", errors.New("etcd has no leader")
+	}
+	return s.Leader, "etcd leader", nil
+}
+
+// begin notes a fault that takes the server from its clients.
+func (g *game) begin(kind, server, what string) time.Time {
+	now := time.Now()
+	fmt.Printf("%s  %-9s %s  %s\n", now.Format("15:04:05"), kind, server, what)
+	g.faults = append(g.faults, load.Fault{At: now, Kind: kind, Server: server, What: what})
+	return now
+}
+
+// kill ends a server with SIGKILL and lets it come back.
+func (g *game) kill(ctx context.Context, pick func(context.Context) (string, string, error)) error {
+	var server, why string
+	err := g.lab.Wait(ctx, 30*time.Second, func() (err error) { server, why, err = pick(ctx); return err })
+	if err != nil {
+		return fmt.Errorf("nobody to kill: %w", err)
+	}
+	if held := g.holds(ctx, server); !strings.Contains(why, held) {
+		why = strings.Trim(why+" "+held, " ")
+	}
+	g.target.SetDown(server, true)
+	at := g.begin("kill -9", server, why)
+	if err := g.lab.Order(ctx, "kill", server); err != nil {
+		return err
+	}
+	if err := g.rest(ctx, g.opt.every/2); err != nil {
+		return err
+	}
+	if err := g.lab.Order(ctx, "start", server, "--wait"); err != nil {
+		g.broke("%s does not start again: %v", server, err)
+		return errFailed
+	}
+	g.down = append(g.down, downtime{server, at, time.Now()})
+	g.target.SetDown(server, false)
+	return g.wholeAgain(ctx, server)
+}
+
+// wholeAgain waits until all copies are in sync.
+func (g *game) wholeAgain(ctx context.Context, server string) error {
+	begun := time.Now()
+	if err := g.lab.InSync(ctx, g.opt.servers, g.opt.patience); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		g.broke("%s is not in sync again: %v", server, err)
+		return errFailed
+	}
+	fmt.Printf("          in sync again after %s\n", time.Since(begun).Round(100*time.Millisecond))
+	return g.rest(ctx, g.opt.every/2)
+}
+
+// stopFor is how long a server is paused or cut off.
+const stopFor = 30 * time.Second
+
+func (g *game) pauseServer(ctx context.Context) error {
+	return g.away(ctx, "pause", "resume", "SIGSTOP 30s")
+}
+
+func (g *game) partition(ctx context.Context) error {
+	return g.away(ctx, "partition", "heal", "cut off 30s")
+}
+
+// away takes the server with the most active databases away for a while and
+// gives it back as it was.
+func (g *game) away(ctx context.Context, verb, back, what string) error {
+	server, held, err := g.mostActive(ctx)
+	if err != nil {
+		return err
+	}
+	g.target.SetDown(server, true)
+	at := g.begin(verb, server, what+" "+held)
+	if err := g.lab.Order(ctx, verb, server); err != nil {
+		return err
+	}
+	if err := g.rest(ctx, stopFor); err != nil {
+		return err
+	}
+	if err := g.lab.Order(ctx, back, server); err != nil {
+		return err
+	}
+	if err := g.rest(ctx, 5*time.Second); err != nil {
+		return err
+	}
+	g.target.SetDown(server, false)
+	// Its clients may have given up meanwhile, also shortly after.
+	g.down = append(g.down, downtime{server, at, time.Now().Add(30 * time.Second)})
+	return g.wholeAgain(ctx, server)
+}
+
+// move makes another copy of a database active, in turn.
+func (g *game) move(ctx context.Context) error {
+	list, err := g.lab.Databases(ctx)
+	if err != nil {
+		return err
+	}
+	d := list[len(g.faults)%len(list)]
+	to := ""
+	for _, s := range d.InSync {
+		if s != d.Active {
+			to = s
+		}
+	}
+	at := time.Now()
+	if err := g.lab.Command(ctx, nil, "database", "move", d.Name, "--to", to); err != nil {
+		g.broke("move of %s from %s to %s: %v", d.Name, d.Active, to, err)
+		return errFailed
+	}
+	if err := g.rest(ctx, 2*time.Second); err != nil {
+		return err
+	}
+	g.faults = append(g.faults, load.Fault{At: at, Until: at.Add(2 * time.Second), Kind: "move", What: d.Name + " " + d.Active + " to " + to})
+	return nil
+}
