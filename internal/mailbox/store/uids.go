@@ -50,11 +50,14 @@ func holds(r []mail.UIDRange, u mail.UID) bool {
 	return ok || i > 0 && u <= r[i-1].Last
 }
 
+// maxExpand is more than one record can change; rows that say more are damaged.
+const maxExpand = 1 << 20
+
 // expand lists the UIDs of ranges that this package made.
 func expand(r []mail.UIDRange) []mail.UID {
 	var out []mail.UID
 	for _, x := range r {
-		for u := uint64(x.First); u <= uint64(x.Last); u++ {
+		for u := uint64(x.First); u <= uint64(x.Last) && len(out) < maxExpand; u++ {
 			out = append(out, mail.UID(u))
 		}
 	}
