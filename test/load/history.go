@@ -26,7 +26,7 @@ type Sent struct {
 // Success is one confirmed step of a client, for the measurement of pauses.
 type Success struct {
 	At      time.Time
-	Latency time.Duration
+	Latency time.Duration // since the first try
 }
 
 // Trouble is something a client did not like.

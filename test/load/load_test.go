@@ -196,16 +196,14 @@ func TestIdentify(t *testing.T) {
 func TestPauses(t *testing.T) {
 	h := NewHistory()
 	t0 := time.Now()
-	at := func(ms ...int) (out []Success) {
-		for _, m := range ms {
-			out = append(out, Success{At: t0.Add(time.Duration(m) * time.Millisecond)})
-		}
-		return out
+	step := func(from, to int) Success {
+		return Success{At: t0.Add(time.Duration(to) * time.Millisecond), Latency: time.Duration(to-from) * time.Millisecond}
 	}
-	h.clients["near"] = at(0, 100, 900, 1000, 20000)
-	h.clients["died"] = at(0, 100, 5000)
-	h.clients["stuck"] = at(0, 100)
-	h.clients["late"] = at(900, 1000)
+	h.clients["near"] = []Success{step(0, 100), step(100, 900), step(990, 1000), step(1000, 20000)}
+	h.clients["died"] = []Success{step(0, 100), step(100, 5000)}
+	h.clients["gone"] = []Success{step(0, 100)}
+	h.clients["late"] = []Success{step(900, 1000)}
+	h.clients["calm"] = []Success{step(0, 100), step(850, 860), step(5000, 5010)}
 	h.servers["died"] = []stay{{"MBX1", t0}, {"MBX2", t0.Add(time.Second)}}
 	h.servers["near"] = []stay{{"MBX2", t0}}
 	f := Fault{At: t0.Add(150 * time.Millisecond), Until: t0.Add(950 * time.Millisecond), Server: "MBX1"}
@@ -213,11 +211,11 @@ func TestPauses(t *testing.T) {
 	for _, p := range h.Pauses(f, "") {
 		got[p.Client] = p.Length
 	}
-	if len(got) != 2 || got["near"] != 800*time.Millisecond || got["stuck"] != 850*time.Millisecond {
+	if len(got) != 2 || got["near"] != 800*time.Millisecond || got["calm"] != 10*time.Millisecond {
 		t.Error(got)
 	}
 	var out strings.Builder
-	if s := PrintPauses(&out, h, []Fault{f}); s.Worst != 850*time.Millisecond || !strings.Contains(out.String(), "850 ms") {
+	if s := PrintPauses(&out, h, []Fault{f}); s.Worst != 800*time.Millisecond || !strings.Contains(out.String(), "800 ms") {
 		t.Error(s, out.String())
 	}
 }

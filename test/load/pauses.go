@@ -28,14 +28,17 @@ func (f Fault) end() time.Time {
 	return f.Until
 }
 
-// Pause is the longest time without success of one client around one fault.
+// Pause is the longest that one client waited for a success around one fault:
+// from the first try of a step to its success, new connections included. What
+// a client waits by its own will (between steps, in IDLE) does not count.
 type Pause struct {
 	Client string
 	Length time.Duration
 }
 
 // Pauses are those of the clients that were not at the fault's server, worst
-// first. A client that had no success before and after does not count.
+// first. A client that had no success before or after does not count; if it is
+// stuck, the checker and the table of troubles tell.
 func (h *History) Pauses(f Fault, prefix string) []Pause {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,19 +70,20 @@ func (h *History) wasAt(client, server string, from, to time.Time) bool {
 	return false
 }
 
-// longest is the longest pause between two successes that overlaps [from, to].
+// longest is the longest step, first try to success, that was under way at
+// any time in [from, to].
 func longest(list []Success, from, to time.Time) (time.Duration, bool) {
 	i, _ := slices.BinarySearchFunc(list, from, func(s Success, t time.Time) int { return s.At.Compare(t) })
-	if i == 0 {
-		return 0, false // began later
+	if i == 0 || i == len(list) {
+		return 0, false // began later, or ended before
 	}
 	var most time.Duration
-	for ; i < len(list) && !list[i-1].At.After(to); i++ {
-		most = max(most, list[i].At.Sub(list[i-1].At))
-	}
-	// One that never succeeded again is still waiting at the end.
-	if i == len(list) && list[i-1].At.Before(to) {
-		most = max(most, to.Sub(list[i-1].At))
+	for ; i < len(list); i++ {
+		begun := list[i].At.Add(-list[i].Latency)
+		if begun.After(to) {
+			break
+		}
+		most = max(most, list[i].Latency)
 	}
 	return most, true
 }

@@ -61,11 +61,11 @@ func (s *Sender) message(ctx context.Context) {
 	to := s.recipients()
 	raw := Compose(id, "load@load.invalid", to, s.Sizes.Pick(s.rand), s.rand)
 	sent := s.History.Begin(id, sha256.Sum256(raw), to)
+	begun := time.Now()
 	for ctx.Err() == nil {
 		if s.client == nil && !s.connect(ctx) {
 			continue
 		}
-		begun := time.Now()
 		err := s.try(to, raw)
 		if err == nil {
 			s.History.End(sent, Confirmed)

@@ -29,6 +29,7 @@ type Session struct {
 	msgs   []*held // in the open folder
 	stale  bool    // what is in the folders has to be read again
 	opened bool
+	begun  time.Time // first try of the present step; zero before it
 }
 
 // held is a message in the session's open folder.
@@ -53,14 +54,17 @@ func (s *Session) Run(ctx context.Context) {
 	s.stale = true
 	defer func() { s.conn.close() }()
 	for ctx.Err() == nil {
+		if s.begun.IsZero() {
+			s.begun = time.Now()
+		}
 		if s.conn == nil && !s.connect(ctx) {
 			continue
 		}
 		what, step := s.choose()
-		begun := time.Now()
 		err := s.conn.wait(step)
 		if err == nil {
-			s.History.Did(s.Name, what, begun)
+			s.History.Did(s.Name, what, s.begun)
+			s.begun = time.Time{}
 			pause(ctx, s.Pause)
 			continue
 		}
@@ -227,6 +231,7 @@ func (s *Session) idle() error {
 	defer t.Stop()
 	select {
 	case <-t.C:
+		s.begun = time.Now() // the wait was our own will
 	case <-s.conn.client.Closed():
 	}
 	if err := cmd.Close(); err != nil {
