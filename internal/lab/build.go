@@ -57,6 +57,9 @@ func (l *Lab) build(ctx context.Context) error {
 	if err := l.copyCA(first.plan); err != nil {
 		return err
 	}
+	if err := l.waitVotes(ctx, admin); err != nil {
+		return err
+	}
 	if err := l.createDatabases(ctx, admin); err != nil {
 		return err
 	}
@@ -168,6 +171,40 @@ func (l *Lab) copyCA(p ServerPlan) error {
 		return fmt.Errorf("lab: %w", err)
 	}
 	return nil
+}
+
+// waitVotes waits until all servers that should vote do. A server that has just
+// joined learns the agreed state first; until it votes, the loss of another
+// would be the loss of the majority, and a person who kills a server at once
+// would see the wrong thing.
+func (l *Lab) waitVotes(ctx context.Context, admin adminClient) error {
+	want := len(l.plans)
+	switch {
+	case want == 4:
+		want = 3 // a fourth vote would not allow one more loss
+	case want > 5:
+		want = 5
+	}
+	return untilDone(ctx, func() error {
+		var st struct {
+			Members []struct {
+				Learner bool `json:"learner"`
+			} `json:"members"`
+		}
+		if err := admin.read(ctx, "cluster", "status", &st); err != nil {
+			return err
+		}
+		votes := 0
+		for _, m := range st.Members {
+			if !m.Learner {
+				votes++
+			}
+		}
+		if votes < want {
+			return kind.Errorf(kind.Busy, "%d servers vote, want %d", votes, want)
+		}
+		return nil
+	})
 }
 
 // databaseRow is what "database list" tells that a lab needs.

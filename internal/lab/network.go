@@ -23,12 +23,13 @@ const firstGID = 60700
 // 127.0.0.1.
 type network struct {
 	table string
+	ports string // of this lab; another lab on the machine uses the same addresses
 	plans []ServerPlan
 	cut   map[string]bool // servers that are cut off from all others
 }
 
 func newNetwork(plans []ServerPlan, basePort int) *network {
-	return &network{table: fmt.Sprintf("postern_lab_%d", basePort), plans: plans, cut: map[string]bool{}}
+	return &network{table: fmt.Sprintf("postern_lab_%d", basePort), ports: fmt.Sprintf("%d-%d", basePort+100, basePort+100*(len(plans)+1)+portSpan), plans: plans, cut: map[string]bool{}}
 }
 
 // usable says why partitions cannot be made here, nil when they can.
@@ -71,7 +72,7 @@ func (n *network) rules() string {
 	}
 	b.WriteString("  chain owner {\n    type filter hook output priority mangle; policy accept;\n")
 	for _, p := range n.plans {
-		fmt.Fprintf(&b, "    ip daddr %s ct state new meta skgid %d ct mark set %d\n", set, p.gid, p.Index)
+		fmt.Fprintf(&b, "    ip daddr %s tcp dport %s ct state new meta skgid %d ct mark set %d\n", set, n.ports, p.gid, p.Index)
 	}
 	b.WriteString("  }\n  chain cut {\n    type filter hook output priority filter; policy accept;\n")
 	for _, p := range n.plans {
@@ -80,10 +81,10 @@ func (n *network) rules() string {
 		}
 		others := "{ " + strings.Join(slices.DeleteFunc(slices.Clone(ips), func(ip string) bool { return ip == p.IP }), ", ") + " }"
 		// What this server opened, in both directions, and what others opened to it.
-		fmt.Fprintf(&b, "    ct mark %d ip daddr %s drop\n", p.Index, others)
-		fmt.Fprintf(&b, "    ct mark %d ip saddr %s drop\n", p.Index, others)
-		fmt.Fprintf(&b, "    ct mark != %d ip daddr %s drop\n", p.Index, p.IP)
-		fmt.Fprintf(&b, "    ct mark != %d ip saddr %s drop\n", p.Index, p.IP)
+		fmt.Fprintf(&b, "    ct mark %d ip daddr %s tcp dport %s drop\n", p.Index, others, n.ports)
+		fmt.Fprintf(&b, "    ct mark %d ip saddr %s tcp sport %s drop\n", p.Index, others, n.ports)
+		fmt.Fprintf(&b, "    ct mark != %d ip daddr %s tcp dport %s drop\n", p.Index, p.IP, n.ports)
+		fmt.Fprintf(&b, "    ct mark != %d ip saddr %s tcp sport %s drop\n", p.Index, p.IP, n.ports)
 	}
 	b.WriteString("  }\n}\n")
 	return b.String()

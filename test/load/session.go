@@ -191,8 +191,15 @@ func (s *Session) move() error {
 	i := s.rand.IntN(len(s.msgs))
 	m := s.msgs[i]
 	s.History.Track(m.id, m.sum, s.User.Address, m.state(s.folder()), m.state(s.done()))
-	if _, err := s.conn.client.Move(imap.UIDSetNum(m.uid), s.done()).Wait(); err != nil {
+	done, err := s.conn.client.Move(imap.UIDSetNum(m.uid), s.done()).Wait()
+	if err != nil {
 		return err
+	}
+	// A server may say OK to a UID it does not know: then nothing moved.
+	if moved, ok := done.SourceUIDs.(imap.UIDSet); !ok || !moved.Contains(m.uid) {
+		s.wrong("move of %s, UID %d, is OK and moved %v", m.id, m.uid, done.SourceUIDs)
+		s.stale = true
+		return nil
 	}
 	s.History.Track(m.id, m.sum, s.User.Address, m.state(s.done()))
 	s.msgs = slices.Delete(s.msgs, i, i+1)
