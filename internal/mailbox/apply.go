@@ -136,13 +136,13 @@ func (c *dbCopy) punchFreed() {
 	}
 	c.freed = c.freed[:n]
 	c.applyMu.Unlock()
+	lsns := make([]org.LSN, 0, len(due))
 	for _, f := range due {
-		if f.lsn < c.jn.Start() || !c.index().BodyDead(f.lsn) {
-			continue
+		if f.lsn >= c.jn.Start() && c.bodyDead(f.lsn) {
+			lsns = append(lsns, f.lsn)
 		}
-		if err := c.jn.Punch(f.lsn); err != nil {
-			c.log.Warn("punch hole", "lsn", f.lsn, "err", err)
-			return
-		}
+	}
+	if err := c.jn.Punch(lsns...); err != nil {
+		c.log.Warn("punch holes", "bodies", len(lsns), "err", err)
 	}
 }

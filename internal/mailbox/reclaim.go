@@ -111,7 +111,7 @@ func (c *dbCopy) livingShare(recs []journal.Record) int {
 		n := int64(len(r.Ops) + r.BodyLen)
 		all += n
 		switch {
-		case r.BodyLen > 0 && !c.index().BodyDead(r.LSN):
+		case r.BodyLen > 0 && !c.bodyDead(r.LSN):
 			living += n
 		case r.BodyLen == 0 && r.Kind == journal.KindChange:
 			living += n / 2 // a guess: half of the old settings were overwritten since
@@ -137,7 +137,7 @@ func (l *leader) carry(ctx context.Context, recs []journal.Record) (int, error) 
 			if len(part) == carryBatch || held >= carryBytes {
 				break
 			}
-			if r.Kind == journal.KindChange && r.BodyLen > 0 && !l.c.index().BodyDead(r.LSN) {
+			if r.Kind == journal.KindChange && r.BodyLen > 0 && !l.c.bodyDead(r.LSN) {
 				body, err := l.c.body(ctx, r.LSN, 0, 0)
 				if err != nil {
 					return n, fmt.Errorf("carry body at %d: %w", r.LSN, err)

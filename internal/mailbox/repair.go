@@ -76,11 +76,18 @@ func (c *dbCopy) body(ctx context.Context, lsn org.LSN, off, n int64) ([]byte, e
 	return c.jn.Body(lsn, off, n)
 }
 
+// bodyDead tells that nothing refers to the body of the record at lsn. What is
+// not applied yet is not in the index either, and lives.
+func (c *dbCopy) bodyDead(lsn org.LSN) bool {
+	ix := c.index()
+	return lsn < ix.Applied().LSN && ix.BodyDead(lsn)
+}
+
 // scrub reads the whole copy and repairs what is damaged. A rate of 0 is as fast as it goes.
 func (c *dbCopy) scrub(ctx context.Context, bytesPerSecond int64) (scrubResult, error) {
 	var res scrubResult
 	began := time.Now()
-	checked, err := c.jn.Scrub(ctx, bytesPerSecond, c.index().BodyDead, func(lsn org.LSN, cause error) {
+	checked, err := c.jn.Scrub(ctx, bytesPerSecond, c.bodyDead, func(lsn org.LSN, cause error) {
 		res.Damaged++
 		if c.repair(ctx, lsn, cause) == nil {
 			res.Repaired++

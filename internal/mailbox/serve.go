@@ -261,7 +261,7 @@ func (f *feed) sendSome() (bool, error) {
 	if f.pos.LSN >= f.c.jn.End().LSN {
 		return false, nil
 	}
-	ch, err := f.c.jn.Chunk(f.pos.LSN, frameBytes, f.c.index().BodyDead)
+	ch, err := f.c.jn.Chunk(f.pos.LSN, frameBytes, f.c.bodyDead)
 	if err != nil {
 		return false, err
 	}

@@ -78,6 +78,7 @@ func (s *session) Append(mailbox string, r *imapwire.LiteralReader, o *imap.Appe
 	} else if err != nil {
 		return nil, s.answer("append", err)
 	}
+	s.owe()
 	return &imap.AppendData{UID: imap.UID(done.UID), UIDValidity: done.UIDValidity}, nil
 }
 

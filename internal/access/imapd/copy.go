@@ -38,6 +38,9 @@ func uidSet(uids []mail.UID) imap.UIDSet {
 }
 
 func (s *session) copy(set imap.NumSet, dest string, move bool) (mail.Copied, error) {
+	if err := s.settled(); err != nil {
+		return mail.Copied{}, err
+	}
 	ctx, cancel := s.wait()
 	defer cancel()
 	uids := s.sel.uids.Intersect(s.resolve(set))
@@ -53,6 +56,9 @@ func (s *session) copy(set imap.NumSet, dest string, move bool) (mail.Copied, er
 	})
 	if kind.Is(err, kind.NotFound) {
 		return done, errTryCreate
+	}
+	if err == nil {
+		s.owe() // the target may be the selected mailbox
 	}
 	return done, s.answer("copy", err)
 }
@@ -86,6 +92,9 @@ func (s *session) Expunge(w *imapserver.ExpungeWriter, uids *imap.UIDSet) error 
 	defer cancel()
 	r := mail.Expunge{Key: newKey(), Folder: s.sel.folder, OnlyDeleted: true}
 	if uids != nil {
+		if err := s.settled(); err != nil {
+			return err
+		}
 		if r.UIDs = s.sel.uids.Intersect(s.resolve(*uids)); len(r.UIDs) == 0 {
 			return nil
 		}

@@ -23,6 +23,9 @@ func (s *session) Fetch(w *imapserver.FetchWriter, set imap.NumSet, options *ima
 	if s.sel == nil {
 		return errNothingSelected
 	}
+	if err := s.settled(); err != nil {
+		return err
+	}
 	f := &fetch{s: s, w: w, options: options, summaries: needSummaries(options), marks: !s.sel.readOnly && marksSeen(options)}
 	for rest := s.resolve(set); len(rest) > 0; {
 		window := rest[:min(len(rest), fetchWindow)]

@@ -100,6 +100,9 @@ func (s *session) Store(w *imapserver.FetchWriter, set imap.NumSet, flags *imap.
 	case imap.StoreFlagsDel:
 		change.Op = "remove"
 	}
+	if err := s.settled(); err != nil {
+		return err
+	}
 	return s.changeFlags(w, s.resolve(set), change, flags.Silent)
 }
 

@@ -24,6 +24,7 @@ type selected struct {
 	own   modSeqs         // changes above since that the client made itself
 	saved []mail.UIDRange // result of SEARCH RETURN (SAVE)
 	dirty bool            // something may have changed since since
+	owes  bool            // the client may hold UIDs that are not in uids yet
 }
 
 // modSeqs are mod-sequences of own changes: their effect was told to the
@@ -144,6 +145,24 @@ func (s *session) writable() error {
 	}
 	if s.sel.readOnly {
 		return errReadOnly
+	}
+	return nil
+}
+
+// owe notes that APPENDUID or COPYUID gave the client UIDs it was not told of
+// by EXISTS. A command that names them must not take them for messages that
+// do not exist.
+func (s *session) owe() {
+	if s.sel != nil {
+		s.sel.dirty, s.sel.owes = true, true
+	}
+}
+
+// settled refuses commands on UIDs while what is owed could not be learned
+// from the store.
+func (s *session) settled() error {
+	if s.sel != nil && s.sel.owes {
+		return no(imap.ResponseCodeUnavailable, "The mailbox is temporarily unavailable, try again")
 	}
 	return nil
 }

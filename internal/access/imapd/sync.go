@@ -30,7 +30,7 @@ func (s *session) Poll(w *imapserver.UpdateWriter, allowExpunge, ask bool) error
 	default:
 	}
 	wait := min(pollWait, s.srv.cfg.WaitTimeout.Std())
-	if ask {
+	if ask || s.sel.owes {
 		s.sel.dirty, wait = true, s.srv.cfg.WaitTimeout.Std()
 	}
 	ctx, cancel := context.WithTimeout(s.srv.ctx, wait)
@@ -99,7 +99,7 @@ func (s *session) sync(ctx context.Context, w *imapserver.UpdateWriter, allowExp
 				s.log.Error("imap session cannot learn what changed", "err", err)
 			}
 		default:
-			sel.dirty = false
+			sel.dirty, sel.owes = false, false
 			sel.gone = unionRanges(sel.gone, sel.uids.Intersect(unionRanges(ch.Vanished)))
 			changed = ch.Messages
 			defer sel.told(ch.Folder.HighestModSeq)
