@@ -67,8 +67,8 @@ func (n *network) rules() string {
 	fmt.Fprintf(&b, "table inet %s\ndelete table inet %s\ntable inet %s {\n", n.table, n.table, n.table)
 	for _, hook := range []string{"output", "prerouting"} {
 		fmt.Fprintf(&b, "  chain raw_%s {\n    type filter hook %s priority raw; policy accept;\n", hook, hook)
-		dev := map[string]string{"output": "oiftype", "prerouting": "iiftype"}[hook]
-		fmt.Fprintf(&b, "    meta %s loopback ip daddr != %s ip saddr != %s notrack\n  }\n", dev, set, set)
+		dev := map[string]string{"output": "oifname", "prerouting": "iifname"}[hook]
+		fmt.Fprintf(&b, "    %s \"lo\" ip daddr != %s ip saddr != %s notrack\n  }\n", dev, set, set)
 	}
 	b.WriteString("  chain owner {\n    type filter hook output priority mangle; policy accept;\n")
 	for _, p := range n.plans {

@@ -73,3 +73,12 @@ func answered(err error) bool {
 	var e *imap.Error
 	return errors.As(err, &e) && e.Type != imap.StatusResponseTypeBye
 }
+
+// messages is how many messages the open mailbox has, as last told. The
+// library knows the mailbox a moment after SELECT was answered.
+func (c *conn) messages() uint32 {
+	if m := c.client.Mailbox(); m != nil {
+		return m.NumMessages
+	}
+	return 0
+}

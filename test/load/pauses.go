@@ -28,6 +28,13 @@ func (f Fault) end() time.Time {
 	return f.Until
 }
 
+// EndBefore cuts the time that counts for the fault.
+func (f *Fault) EndBefore(t time.Time) {
+	if f.end().After(t) {
+		f.Until = t
+	}
+}
+
 // Pause is the longest that one client waited for a success around one fault:
 // from the first try of a step to its success, new connections included. What
 // a client waits by its own will (between steps, in IDLE) does not count.

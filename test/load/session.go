@@ -253,7 +253,7 @@ func (s *Session) resync() error {
 	tracked := s.History.trackedOf(s.User.Address)
 	s.msgs = s.msgs[:0]
 	all := imap.SeqSet{imap.SeqRange{Start: 1}}
-	if s.conn.client.Mailbox().NumMessages > 0 {
+	if s.conn.messages() > 0 {
 		list, err := s.conn.client.Fetch(all, wholeMessage).Collect()
 		if err != nil {
 			return err

@@ -53,13 +53,9 @@ func LabTarget(path string) (*Target, error) {
 	if err := json.Unmarshal(b, &f); err != nil {
 		return nil, fmt.Errorf("target %s: %w", path, err)
 	}
-	pem, err := os.ReadFile(f.CA)
+	conf, err := Trust(f.CA)
 	if err != nil {
-		return nil, fmt.Errorf("target: %w", err)
-	}
-	conf, err := trust(pem)
-	if err != nil {
-		return nil, fmt.Errorf("target %s: %w", f.CA, err)
+		return nil, err
 	}
 	t := &Target{Users: f.Users, TLS: conf}
 	for _, s := range f.Servers {
@@ -70,12 +66,16 @@ func LabTarget(path string) (*Target, error) {
 	return t, nil
 }
 
-// trust accepts every certificate that the given authority signed, for any name:
-// all servers of a lab are at one address.
-func trust(pem []byte) (*tls.Config, error) {
+// Trust accepts every certificate that the authority in a file signed, for any
+// name: all servers of a lab are at one address.
+func Trust(file string) (*tls.Config, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("target: %w", err)
+	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, errors.New("no certificate in it")
+		return nil, fmt.Errorf("target %s: no certificate in it", file)
 	}
 	return &tls.Config{
 		InsecureSkipVerify: true, // replaced by VerifyConnection

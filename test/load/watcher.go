@@ -87,7 +87,7 @@ func (w *Watcher) turn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.conn.client.Mailbox().NumMessages == w.known {
+	if w.conn.messages() == w.known {
 		select {
 		case <-w.news:
 		case <-w.conn.client.Closed():
@@ -108,7 +108,7 @@ func (w *Watcher) turn(ctx context.Context) error {
 
 // read fetches the identities of the messages above the last known UID.
 func (w *Watcher) read() error {
-	w.known = w.conn.client.Mailbox().NumMessages
+	w.known = w.conn.messages()
 	if w.known == 0 {
 		return nil
 	}

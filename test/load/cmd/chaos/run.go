@@ -209,6 +209,9 @@ func (g *game) leader(ctx context.Context) (server, why string, err error) {
 // begin notes a fault that takes the server from its clients.
 func (g *game) begin(kind, server, what string) time.Time {
 	now := time.Now()
+	if n := len(g.faults); n > 0 {
+		g.faults[n-1].EndBefore(now) // what happens now is this fault's
+	}
 	fmt.Printf("%s  %-9s %s  %s\n", now.Format("15:04:05"), kind, server, what)
 	g.faults = append(g.faults, load.Fault{At: now, Kind: kind, Server: server, What: what})
 	return now
