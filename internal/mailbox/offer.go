@@ -89,6 +89,15 @@ func (c *dbCopy) offerOne(ctx context.Context, r journal.Record, a store.Arrival
 			target = f.Name
 		}
 	}
+	if a.Identity != [32]byte{} {
+		// Its sender may have sent it again through another server, with
+		// other trace lines: the identity tells, the bytes would not.
+		got, err := cl.Deliver(ctx, mail.Delivery{
+			Key: offerKey(r, a), Recipients: []mail.Recipient{{Mailbox: at, Folder: target}}, Body: r.Body,
+			Date: a.Message.InternalDate, Identity: a.Identity,
+		})
+		return err == nil && !got[0].Duplicate && got[0].Refused == "", err
+	}
 	for _, f := range folders {
 		there, err := c.holds(ctx, at, f, r.Body)
 		if err != nil || there {

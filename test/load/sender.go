@@ -21,6 +21,10 @@ type Sender struct {
 	History *History
 	Sizes   Sizes
 	Pause   time.Duration // between two messages, 0 for full speed
+	// OneRecipient sends each message to one user, in turn.
+	OneRecipient bool
+	// Sent, when set, is told the bytes of each confirmed message.
+	Sent func(bytes int)
 	// Dial, when set, connects instead of a look at Target's servers (LMTP, a
 	// peer in a benchmark).
 	Dial func() (*smtp.Client, string, error)
@@ -70,6 +74,9 @@ func (s *Sender) message(ctx context.Context) {
 		if err == nil {
 			s.History.End(sent, Confirmed)
 			s.History.Did(s.Name, "smtp 250", begun)
+			if s.Sent != nil {
+				s.Sent(len(raw))
+			}
 			return
 		}
 		var answer *smtp.SMTPError
@@ -94,6 +101,9 @@ func (s *Sender) message(ctx context.Context) {
 }
 
 func (s *Sender) recipients() []string {
+	if s.OneRecipient {
+		return []string{s.Target.Users[(s.next*31+s.Number)%len(s.Target.Users)].Address}
+	}
 	n := 1
 	switch p := s.rand.IntN(10); {
 	case p == 9:

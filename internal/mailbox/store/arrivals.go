@@ -10,6 +10,8 @@ type Arrival struct {
 	Mailbox org.MailboxID
 	Folder  mail.FolderID
 	Message mail.Message
+	// Identity is the delivery identity it came with, zero for none.
+	Identity [32]byte
 }
 
 // Arrivals lists the messages whose body first came with the record that has
@@ -18,6 +20,7 @@ type Arrival struct {
 func Arrivals(ops []byte) ([]Arrival, error) {
 	fresh := map[mail.BlobID]bool{}
 	var all []Arrival
+	identities := map[seenAt][32]byte{}
 	err := eachOp(ops, func(o op) error {
 		if o.code != opSet {
 			return nil
@@ -37,14 +40,27 @@ func Arrivals(ops []byte) ([]Arrival, error) {
 				return err
 			}
 			all = append(all, a)
+		case kSeen:
+			var row seenRow
+			if err := decode(o.val, &row, "identity"); err != nil {
+				return err
+			}
+			identities[seenAt{org.MailboxID(o.key[1:17]), row.Email}] = [32]byte(o.key[17:49])
 		}
 		return nil
 	})
 	out := all[:0]
 	for _, a := range all {
 		if fresh[a.Message.Blob] {
+			a.Identity = identities[seenAt{a.Mailbox, a.Message.Email}]
 			out = append(out, a)
 		}
 	}
 	return out, err
+}
+
+// seenAt finds the identity row of a message.
+type seenAt struct {
+	mailbox org.MailboxID
+	email   mail.EmailID
 }
