@@ -67,7 +67,32 @@ func New(ctx context.Context, dir string, o Options) (*World, error) {
 			return nil, err
 		}
 	}
-	return w, nil
+	return w, w.awaitVotes(ctx, min(o.Servers, 3))
+}
+
+// awaitVotes waits until n servers vote: before that, the loss of one may be
+// the loss of the majority.
+func (w *World) awaitVotes(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		votes := 0
+		for _, m := range w.Server(1).Cluster.Status(ctx).Members {
+			if !m.Learner {
+				votes++
+			}
+		}
+		if votes >= n {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return kind.Errorf(kind.Busy, "%d servers vote, want %d", votes, n)
+		}
+	}
 }
 
 // Add makes one more member and starts it.
