@@ -43,7 +43,7 @@ func missing() error {
 		}
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("Postfix starts as root only")
+		return errors.New("starting Postfix needs root")
 	}
 	return nil
 }
