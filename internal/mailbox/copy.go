@@ -47,7 +47,8 @@ type dbCopy struct {
 	mu       sync.Mutex // guards the fields below
 	def      org.Database
 	mount    org.Mount
-	lead     *leader // while leading
+	lead     *leader       // while leading
+	leadCh   chan struct{} // closed when lead or mount changes
 	state    org.CopyState
 	reason   string
 	maxTerm  org.Term // the newest term seen: nothing older is followed
@@ -82,7 +83,47 @@ func newCopy(k *Keeper, def org.Database, v *volume) *dbCopy {
 		log:   k.deps.Log.With("database", string(def.Name)),
 		kick:  make(chan struct{}, 1),
 		state: org.CopyInitializing,
-		w:     newWindow(),
+		w:     newWindow(), leadCh: make(chan struct{}),
+	}
+}
+
+// setLead notes the leading role, or its end.
+func (c *dbCopy) setLead(l *leader) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lead = l
+	c.leadMoved()
+}
+
+// leadMoved wakes whoever waits for this copy to lead. c.mu is held.
+func (c *dbCopy) leadMoved() {
+	close(c.leadCh)
+	c.leadCh = make(chan struct{})
+}
+
+// awaitLead waits until this copy leads a term of at least t, as the group's
+// rows say it soon will, and returns nil when it does not in time.
+func (c *dbCopy) awaitLead(ctx context.Context, t org.Term, atMost time.Duration) *leader {
+	timeout := time.NewTimer(atMost)
+	defer timeout.Stop()
+	for {
+		c.mu.Lock()
+		l, ch := c.lead, c.leadCh
+		coming := c.mount.Active == c.k.me || t > c.mount.Term
+		c.mu.Unlock()
+		switch {
+		case l != nil && l.term >= t:
+			return l
+		case !coming:
+			return nil
+		}
+		select {
+		case <-ch:
+		case <-timeout.C:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
@@ -366,6 +407,7 @@ func (c *dbCopy) update(def org.Database, m org.Mount) {
 		c.mount = m
 	}
 	c.maxTerm = max(c.maxTerm, m.Term)
+	c.leadMoved()
 	c.mu.Unlock()
 	c.poke()
 }

@@ -98,13 +98,9 @@ func (c *dbCopy) leadTerm(ctx context.Context, term org.Term) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	l := newLeader(c, m, cancel)
-	c.mu.Lock()
-	c.lead = l
-	c.mu.Unlock()
+	c.setLead(l)
 	err := l.run(ctx)
-	c.mu.Lock()
-	c.lead = nil
-	c.mu.Unlock()
+	c.setLead(nil)
 	l.end(kind.Errorf(kind.Elsewhere, "%s: term %d ended here", c.name, term))
 	c.hub.pingAll()
 	if l.isReady() {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"reflect"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -18,24 +20,42 @@ import (
 // bodyChunk is the most a call for a body answers at a time.
 const bodyChunk = 4 << 20
 
-// leading returns the leading role of this copy, or where to look instead.
-func (c *dbCopy) leading() (*leader, error) {
-	if l := c.leader(); l != nil {
+// leadWait bounds how long a request waits here for a mount that is under way.
+const leadWait = 2 * time.Second
+
+// leading returns the leading role of this copy, once it has it, or where to
+// look instead.
+func (c *dbCopy) leading(ctx context.Context) (*leader, error) {
+	if l := c.awaitLead(ctx, 0, leadWait); l != nil {
 		return l, nil
 	}
 	return nil, kind.Errorf(kind.Elsewhere, "%s is not active on %s", c.name, c.k.me)
 }
 
+// awaitReadable waits until reads may be answered here.
+func (l *leader) awaitReadable(ctx context.Context) error {
+	if err := l.wait(ctx, func() bool { return l.ready }); err != nil {
+		return err
+	}
+	for end := time.Now().Add(leadWait); ; {
+		if ok, _ := l.readable(); ok {
+			return nil
+		}
+		if l.over() || time.Now().After(end) || !sleep(ctx, 5*time.Millisecond) {
+			return kind.Errorf(kind.Busy, "%s on %s has not heard from its in-sync copies", l.c.name, l.c.k.me)
+		}
+	}
+}
+
 // read runs f on a snapshot of what is confirmed, where this copy may answer.
 func read[A any](ctx context.Context, c *dbCopy, f func(*store.Reader) (A, error)) (A, error) {
 	var zero A
-	l, err := c.leading()
+	l, err := c.leading(ctx)
 	if err != nil {
 		return zero, err
 	}
-	ok, _ := l.readable()
-	if !ok {
-		return zero, kind.Errorf(kind.Busy, "%s on %s has not heard from its in-sync copies", c.name, c.k.me)
+	if err := l.awaitReadable(ctx); err != nil {
+		return zero, err
 	}
 	r := c.index().Reader()
 	defer r.Close()
@@ -53,7 +73,7 @@ func read[A any](ctx context.Context, c *dbCopy, f func(*store.Reader) (A, error
 // change runs a planned change and gives its result the type.
 func change[A any](ctx context.Context, c *dbCopy, req any, grow bool, boxes ...org.MailboxID) (A, error) {
 	var zero A
-	l, err := c.leading()
+	l, err := c.leading(ctx)
 	if err != nil {
 		return zero, err
 	}
@@ -80,7 +100,7 @@ type none struct{}
 // The calls of the store (mail.Store).
 var (
 	opSetup = op[mail.MailboxSetup, none]{"Setup", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.MailboxSetup) (none, error) {
-		l, err := c.leading()
+		l, err := c.leading(ctx)
 		if err != nil {
 			return none{}, err
 		}
@@ -120,6 +140,9 @@ var (
 	}}
 	opSearch = op[mail.SearchRequest, mail.Found]{"Search", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.SearchRequest) (mail.Found, error) {
 		return read(ctx, c, func(r *store.Reader) (mail.Found, error) {
+			if reflect.ValueOf(q.Criteria).IsZero() {
+				return allOf(r, at.ID, q.Folder)
+			}
 			return r.Search(ctx, at.ID, q, func(b mail.BlobID) ([]byte, error) {
 				return c.readBlob(ctx, r, b)
 			})
@@ -132,6 +155,30 @@ var (
 		return read(ctx, c, func(r *store.Reader) (mail.Usage, error) { return r.Usage(at.ID) })
 	}}
 )
+
+// allOf answers a search for everything from the keys alone, as each SELECT
+// asks it. The folder's mod-sequence stands for that of its newest message.
+func allOf(r *store.Reader, id org.MailboxID, folder mail.FolderID) (mail.Found, error) {
+	fs, err := r.Folders(id)
+	if err != nil {
+		return mail.Found{}, err
+	}
+	i := slices.IndexFunc(fs, func(f mail.Folder) bool { return f.ID == folder })
+	if i < 0 {
+		return mail.Found{}, kind.Errorf(kind.NotFound, "folder %d: no such folder", folder)
+	}
+	ranges, err := r.UIDs(id, folder)
+	if err != nil {
+		return mail.Found{}, err
+	}
+	found := mail.Found{UIDs: make([]mail.UID, 0, fs[i].Messages), HighestModSeq: fs[i].HighestModSeq}
+	for _, x := range ranges {
+		for u := x.First; u <= x.Last; u++ {
+			found.UIDs = append(found.UIDs, u)
+		}
+	}
+	return found, nil
+}
 
 // readBlob reads a whole message.
 func (c *dbCopy) readBlob(ctx context.Context, r *store.Reader, b mail.BlobID) ([]byte, error) {
@@ -192,7 +239,7 @@ func copyOps() map[string]method {
 			return recordAnswer{raw}, err
 		}},
 		"Mark": op[markRequest, markAnswer]{"Mark", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, q markRequest) (markAnswer, error) {
-			l, err := c.leading()
+			l, err := c.leading(ctx)
 			if err != nil {
 				return markAnswer{}, err
 			}
@@ -212,7 +259,7 @@ func copyOps() map[string]method {
 			return res, err
 		}},
 		"Handover": op[handoverRequest, handoverAnswer]{"Handover", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, q handoverRequest) (handoverAnswer, error) {
-			l, err := c.leading()
+			l, err := c.leading(ctx)
 			if err != nil {
 				return handoverAnswer{}, err
 			}
@@ -220,7 +267,7 @@ func copyOps() map[string]method {
 			return handoverAnswer{end, l.term}, err
 		}},
 		"Thaw": op[none, none]{"Thaw", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, _ none) (none, error) {
-			l, err := c.leading()
+			l, err := c.leading(ctx)
 			if err != nil {
 				return none{}, err
 			}

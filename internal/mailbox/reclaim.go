@@ -35,7 +35,7 @@ type reclaimed struct {
 // reclaim writes the living records of the oldest part of the log again and
 // drops it, where that is worth it (or forced) and no copy needs it any more.
 func (c *dbCopy) reclaim(ctx context.Context, force bool) (reclaimed, error) {
-	l, err := c.leading()
+	l, err := c.leading(ctx)
 	if err != nil {
 		return reclaimed{}, err
 	}

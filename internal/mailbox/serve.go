@@ -28,6 +28,10 @@ func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Con
 		return
 	}
 	c := k.copy(h.Database)
+	if c != nil && !h.Seed {
+		// The peer may have seen the mount row a moment earlier than this server.
+		c.awaitLead(ctx, h.Term, time.Second)
+	}
 	if r := c.refusesStream(peer, h); r != nil {
 		_ = s.sendValue(frameRefuse, r) // the peer tries elsewhere either way
 		return
