@@ -18,7 +18,7 @@ RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./inte
 
 export CGO_ENABLED = 0
 
-.PHONY: all build run test unit race e2e lint vet bench chaos fuzz fuzz-smoke vuln sample clean
+.PHONY: all build run test unit race e2e lint vet bench chaos fuzz fuzz-smoke vuln sample docs clean
 
 all: build
 
@@ -77,6 +77,10 @@ vuln: ## known vulnerabilities in what is called
 
 sample: ## examples/postern.toml from the configuration's types
 	$(GO) test ./internal/node -run TestSampleIsCurrent -update
+
+docs: build ## docs/cli.md, events.md, metrics.md from the code
+	$(BIN) docs --out docs
+	rm -rf docs/man
 
 clean:
 	rm -rf bin

@@ -24,6 +24,7 @@ func run() int {
 		Version:  version,
 		Commands: node.Commands(nil, nil, nil, nil),
 		Extra:    append(node.CLI(version), lab.Command()),
+		Docs:     node.Docs(),
 	})
 	return cli.Run(ctx, root, os.Args[1:])
 }
