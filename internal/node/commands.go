@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -159,10 +160,22 @@ func runWorker(ctx context.Context, name string, p *place) error {
 		return nil
 	case errors.Is(err, cluster.ErrRemoved):
 		return exit(ExitRemoved, err)
+	case cannotListen(err):
+		if !strings.Contains(err.Error(), "(hint: ") {
+			err = withListenHint(err)
+		}
+		return exit(ExitConfig, err)
 	case kind.Is(err, kind.Invalid):
 		return exit(ExitConfig, err)
 	}
 	return err
+}
+
+// cannotListen tells whether an address of the configuration is in use, not
+// allowed or not this machine's. Trying again cannot help a server that never listened
+// there; one that did is started again (keeper.run).
+func cannotListen(err error) bool {
+	return errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 func work(ctx context.Context, name string, cfg Config, log *slog.Logger, link *Link) error {

@@ -216,7 +216,11 @@ func listen(ctx context.Context, addr string) (net.Listener, error) {
 }
 
 func explainListen(addr string, err error) error {
-	err = kind.Errorf(kind.Invalid, "listen on %s: %w", addr, err)
+	return withListenHint(kind.Errorf(kind.Invalid, "listen on %s: %w", addr, err))
+}
+
+// withListenHint adds what to do about an address that cannot be used.
+func withListenHint(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return kind.WithHint(err, "another program has this port; stop it, or set another address in "+configName+" (ss -ltnp shows who it is)")
