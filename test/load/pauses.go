@@ -90,7 +90,13 @@ func longest(list []Success, from, to time.Time) (time.Duration, bool) {
 		if begun.After(to) {
 			break
 		}
-		most = max(most, list[i].Latency)
+		if end := list[i].At; end.After(to) {
+			// What lies beyond belongs to the next fault, which may have
+			// taken this client's own server away.
+			most = max(most, to.Sub(begun))
+		} else {
+			most = max(most, list[i].Latency)
+		}
 	}
 	return most, true
 }
