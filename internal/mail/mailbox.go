@@ -72,6 +72,9 @@ type Message struct {
 	Created      ModSeq   `cbor:"11,keyasint"` // mod-sequence at which it entered the folder
 
 	Summary *Summary `cbor:"12,keyasint,omitempty"` // only where asked for
+	// Header is the message's header with the empty line, only where asked
+	// for and small; it is never stored with the index.
+	Header []byte `cbor:"13,keyasint,omitempty"`
 }
 
 // Time returns the internal date.
@@ -207,6 +210,9 @@ type MessagesRequest struct {
 	ChangedSince ModSeq     `cbor:"3,keyasint,omitempty"`
 	Summaries    bool       `cbor:"4,keyasint,omitempty"`
 	Limit        int        `cbor:"5,keyasint,omitempty"` // 0 = the store's own page limit
+	// Headers asks for raw headers too; a store may leave out those that
+	// would make its answer large, to be read with Body.
+	Headers bool `cbor:"6,keyasint,omitempty"`
 }
 
 // Messages is a page of a folder. More tells that it was cut; ask again from

@@ -124,7 +124,14 @@ var (
 		return change[mail.Folder](ctx, c, &store.FolderReq{Mailbox: at.ID, FolderChange: q}, false, at.ID)
 	}}
 	opMessages = op[mail.MessagesRequest, mail.Messages]{"Messages", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.MessagesRequest) (mail.Messages, error) {
-		return read(ctx, c, func(r *store.Reader) (mail.Messages, error) { return r.Messages(at.ID, q) })
+		return read(ctx, c, func(r *store.Reader) (mail.Messages, error) {
+			q.Summaries = q.Summaries || q.Headers
+			ms, err := r.Messages(at.ID, q)
+			if err == nil && q.Headers {
+				c.addHeaders(ctx, r, ms.Messages)
+			}
+			return ms, err
+		})
 	}}
 	opBody = op[mail.BodyRequest, []byte]{"Body", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.BodyRequest) ([]byte, error) {
 		return read(ctx, c, func(r *store.Reader) ([]byte, error) { return c.readBody(ctx, r, q) })
@@ -155,6 +162,32 @@ var (
 		return read(ctx, c, func(r *store.Reader) (mail.Usage, error) { return r.Usage(at.ID) })
 	}}
 )
+
+// What one answer carries of headers, each and together.
+const (
+	headerMost  = 64 << 10
+	headersMost = 4 << 20
+)
+
+// addHeaders adds raw headers to a page. One that cannot be read is left out:
+// whoever reads it by itself gets the error.
+func (c *dbCopy) addHeaders(ctx context.Context, r *store.Reader, ms []mail.Message) {
+	total := int64(0)
+	for i := range ms {
+		if ms[i].Summary == nil || ms[i].Summary.Structure == nil {
+			continue
+		}
+		n := min(ms[i].Summary.Structure.BodyStart, ms[i].Size)
+		lsn, _, ok := r.Blob(ms[i].Blob)
+		if !ok || n <= 0 || n > headerMost || total+n > headersMost {
+			continue
+		}
+		if b, err := c.body(ctx, lsn, 0, n); err == nil {
+			ms[i].Header = b
+			total += n
+		}
+	}
+}
 
 // allOf answers a search for everything from the keys alone, as each SELECT
 // asks it. The folder's mod-sequence stands for that of its newest message.

@@ -94,7 +94,7 @@ func (f *fetch) prepare(m *mail.Message) ([]*body, error) {
 	if len(o.BodySection)+len(o.BinarySection)+len(o.BinarySectionSize) == 0 {
 		return nil, nil
 	}
-	src := &source{s: f.s, blob: m.Blob, size: m.Size}
+	src := &source{s: f.s, blob: m.Blob, size: m.Size, chunk: m.Header}
 	var out []*body
 	for _, section := range o.BodySection {
 		b, err := src.section(m, section)

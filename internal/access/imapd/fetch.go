@@ -2,6 +2,7 @@ package imapd
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/emersion/go-imap/v2"
 
@@ -84,7 +85,7 @@ func (f *fetch) page(uids []mail.UIDRange) (mail.Messages, error) {
 		limit = fetchPageSummaries
 	}
 	return f.s.srv.deps.Store.Messages(ctx, f.s.account.Mailbox, mail.MessagesRequest{
-		Folder: f.s.sel.folder, UIDs: uids, Summaries: f.summaries, Limit: limit,
+		Folder: f.s.sel.folder, UIDs: uids, Summaries: f.summaries, Limit: limit, Headers: needHeaders(f.options),
 	})
 }
 
@@ -99,6 +100,13 @@ func needSummaries(o *imap.FetchOptions) bool {
 		}
 	}
 	return false
+}
+
+// needHeaders tells whether the answer has parts of the messages' own headers.
+func needHeaders(o *imap.FetchOptions) bool {
+	return slices.ContainsFunc(o.BodySection, func(b *imap.FetchItemBodySection) bool {
+		return b.Specifier == imap.PartSpecifierHeader && len(b.Part) == 0
+	})
 }
 
 func marksSeen(o *imap.FetchOptions) bool {
