@@ -28,13 +28,6 @@ type pending struct {
 	done  chan error // buffered
 }
 
-// building is the write that is being gathered.
-type building struct {
-	from journal.Position
-	to   journal.Position
-	data []byte
-}
-
 // leader is a copy in the leading role for one term: it orders changes,
 // writes them, ships them, and confirms them when every member of the in-sync
 // set has them.
@@ -52,7 +45,7 @@ type leader struct {
 
 	mu      sync.Mutex // guards the rest
 	changed chan struct{}
-	build   building
+	build   piece   // the write that is being gathered
 	local   org.LSN // durable here
 	commit  org.LSN
 	applied org.LSN
@@ -130,7 +123,7 @@ func newLeader(c *dbCopy, m org.Mount, fail func(error)) *leader {
 	l := &leader{
 		c: c, term: m.Term, start: time.Now(), planner: store.NewPlanner(c.index()), next: end,
 		changed: make(chan struct{}), local: end.LSN, applied: c.index().Applied().LSN, commit: c.index().Applied().LSN,
-		build: building{from: end, to: end}, mount: m,
+		build: piece{from: end, to: end}, mount: m,
 		members: map[org.ServerName]*member{}, lines: map[org.ServerName]int{}, fail: fail,
 	}
 	c.mu.Lock()
@@ -346,9 +339,9 @@ func (l *leader) writeLoop(ctx context.Context) {
 		}
 		l.mu.Lock()
 		b := l.build
-		l.build = building{from: b.to, to: b.to, data: make([]byte, 0, min(cap(b.data), 1<<20))}
+		l.build = piece{from: b.to, to: b.to, data: make([]byte, 0, min(cap(b.data), 1<<20))}
 		// The other copies get it at the same moment as the disk.
-		l.c.w.add(piece{from: b.from, to: b.to, data: b.data})
+		l.c.w.add(b)
 		l.bump()
 		l.mu.Unlock()
 		if err := l.write(ctx, b); err != nil {
@@ -364,7 +357,7 @@ func (l *leader) writeLoop(ctx context.Context) {
 
 // write makes b durable here. A volume without room is waited for: the record
 // may be on other copies already, so it keeps its place.
-func (l *leader) write(ctx context.Context, b building) error {
+func (l *leader) write(ctx context.Context, b piece) error {
 	for {
 		err := l.c.jn.Write(b.data, b.from, b.to)
 		if !kind.Is(err, kind.Full) || l.c.jn.Failed() != nil {

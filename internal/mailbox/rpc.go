@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/postern-mail/postern/internal/base/kind"
-	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -167,6 +166,3 @@ func watchStream(srv any, st grpc.ServerStream) error {
 		}
 	}
 }
-
-// peerName tells which server asks.
-func peerName(ctx context.Context) org.ServerName { return cluster.PeerName(ctx) }
