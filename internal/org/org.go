@@ -202,8 +202,11 @@ type Mount struct {
 	// Lossy is set by a mount that may have lost the end of the log and kept
 	// until the missing interval was asked for again.
 	Lossy *LossyMark `json:"lossy,omitempty"`
-	Since time.Time  `json:"since"`
-	Why   string     `json:"why,omitempty"`
+	// Handed tells that the former active stopped before this term began, so
+	// that nobody has to wait for its lease to end.
+	Handed bool      `json:"handed,omitempty"`
+	Since  time.Time `json:"since"`
+	Why    string    `json:"why,omitempty"`
 	// Revision is the agreed state's, for compare and swap; not stored.
 	Revision int64 `json:"-"`
 }
