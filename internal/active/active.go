@@ -73,6 +73,8 @@ type Manager struct {
 	me     org.ServerName
 	said   *journal
 
+	balancing sync.Mutex // held while databases go back to where they should be
+
 	mu       sync.Mutex // guards the rest
 	moved    map[org.DatabaseName]time.Time
 	balanced time.Time // when preferences were last looked at
@@ -165,10 +167,10 @@ func (m *Manager) mayTake(row primary) (string, bool) {
 	if row.Server != "" {
 		if _, member := v.Server(row.Server); member {
 			w, dead := m.group.Dead(row.Server)
-			if !dead {
+			if !dead && m.group.Alive(row.Server) {
 				return "", false
 			}
-			why = w
+			why = cmp.Or(w, string(row.Server)+" no longer renews its lease")
 		} else {
 			why = string(row.Server) + " is no longer a member"
 		}
@@ -301,10 +303,6 @@ func (m *Manager) question(v *cluster.View, def org.Database, mt org.Mount, p ch
 // failover makes another copy active after the active one is gone.
 func (m *Manager) failover(ctx context.Context, v *cluster.View, def org.Database, mt org.Mount, why string) {
 	q := m.question(v, def, mt, choose.Failover)
-	if _, alive := m.group.Dead(mt.Active); mt.Active != "" && !alive && !m.mayMoveAgain(def.Name) {
-		m.said.say(string(def.Name), "%s: %s; not moved again within %s of the last move", def.Name, why, m.cfg.MoveBackOff)
-		return
-	}
 	if mt.Active == "" {
 		q.Source = "" // nobody is to be passed over for having been active
 	}
@@ -318,7 +316,6 @@ func (m *Manager) failover(ctx context.Context, v *cluster.View, def org.Databas
 		m.said.say(string(def.Name), "%s: %s; %s; not done: %v", def.Name, why, d, err)
 		return
 	}
-	m.noteMove(def.Name)
 	m.said.say(string(def.Name), "%s: %s; %s; decided in %s", def.Name, why, d, time.Since(began).Round(time.Millisecond))
 	m.deps.Events.Emit(evFailover, "%s fails over from %s to %s: %s", def.Name, cmp.Or(mt.Active, "nobody"), d.Target, why)
 }
@@ -363,7 +360,14 @@ func (m *Manager) swap(ctx context.Context, mt org.Mount, d choose.Decision, why
 // settleLossy forgets a lossy mount once the former active copy follows
 // again: what it held beyond is offered by it.
 func (m *Manager) settleLossy(ctx context.Context, mt org.Mount) {
-	if mt.Lossy == nil || !mt.IsInSync(mt.Lossy.Former) {
+	if mt.Lossy == nil {
+		return
+	}
+	def, _ := m.group.View().Database(mt.Database)
+	_, there := def.Copy(mt.Lossy.Former)
+	st, ok := m.status(mt.Active, mt.Database)
+	mounted := ok && st.State == org.CopyMounted && st.Term >= mt.Term
+	if !mounted || there && !mt.IsInSync(mt.Lossy.Former) {
 		return
 	}
 	n := mt

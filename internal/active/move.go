@@ -90,6 +90,9 @@ func (m *Manager) carryOut(ctx context.Context, o order, p command.Plan, mt org.
 		cancel()
 		if err != nil {
 			p.Steps[0].Error = err.Error()
+			if !kind.Is(err, kind.Conflict) { // else it is somebody else's handover
+				m.thaw(ctx, o.db, mt.Active)
+			}
 			return p, kind.WithHint(fmt.Errorf("move %s to %s: %w", o.db, d.Target, err), "nothing was changed; try again")
 		}
 		p.Steps[0].Done = true
@@ -99,11 +102,7 @@ func (m *Manager) carryOut(ctx context.Context, o order, p command.Plan, mt org.
 	if err != nil {
 		p.Steps[step].Error = err.Error()
 		if live {
-			tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
-			defer cancel()
-			if terr := m.copies.Thaw(tctx, o.db, mt.Active); terr != nil {
-				m.deps.Log.Warn("take a handover back", "database", o.db, "err", terr)
-			}
+			m.thaw(ctx, o.db, mt.Active)
 		}
 		return p, fmt.Errorf("move %s to %s: %w", o.db, d.Target, err)
 	}
@@ -116,6 +115,16 @@ func (m *Manager) carryOut(ctx context.Context, o order, p command.Plan, mt org.
 	}
 	p.Steps[step+1].Done = true
 	return p, nil
+}
+
+// thaw takes a handover back that came to nothing. Where it cannot, the active
+// copy goes on by itself a little later.
+func (m *Manager) thaw(ctx context.Context, db org.DatabaseName, active org.ServerName) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer cancel()
+	if err := m.copies.Thaw(ctx, db, active); err != nil {
+		m.deps.Log.Warn("take a handover back", "database", db, "err", err)
+	}
 }
 
 // changeTerm writes the new row. The active copy may have changed its in-sync
@@ -229,6 +238,17 @@ func (m *Manager) rebalanceSometimes(ctx context.Context, v *cluster.View) {
 	if !due {
 		return
 	}
+	// Beside the loop: a move may wait for its target, a failover must not.
+	if !m.balancing.TryLock() {
+		return
+	}
+	go func() {
+		defer m.balancing.Unlock()
+		m.rebalanceNow(ctx, v)
+	}()
+}
+
+func (m *Manager) rebalanceNow(ctx context.Context, v *cluster.View) {
 	for _, o := range m.unbalanced(v) {
 		if !m.mayMoveAgain(o.db) {
 			continue

@@ -463,24 +463,40 @@ func (k *Keeper) reseedCopy(ctx context.Context, in reseedCopy) (command.Plan, e
 		{Name: "empty copy", Detail: fmt.Sprintf("%s on %s", in.Database, in.Server)},
 		{Name: "seed", Detail: "from " + cmpOr(string(in.SeedFrom), "the active copy")},
 	}}
-	m, _ := k.group.View().Mount(in.Database)
-	if !in.DryRun && m.IsInSync(in.Server) {
-		err := k.casMount(ctx, m, func(n *org.Mount) {
-			n.InSync = slices.DeleteFunc(n.InSync, func(s org.ServerName) bool { return s == in.Server })
-		})
-		if err != nil {
-			return command.Plan{}, err
-		}
+	if in.DryRun {
+		return finish(p, k.editCopy(ctx, in.copyArg, func(*org.Copy) error { return errDry }))
 	}
-	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
-		if in.DryRun {
-			return errDry
-		}
-		c.SeedCount++
-		c.Suspended, c.SeedFrom, c.SeedRate = false, in.SeedFrom, in.SeedRate
-		return nil
+	return finish(p, k.orderReseed(ctx, in))
+}
+
+// orderReseed takes the copy out of the in-sync set and orders it emptied in
+// one step: a copy must not empty itself while the set names it.
+func (k *Keeper) orderReseed(ctx context.Context, in reseedCopy) error {
+	v := k.group.View()
+	def, ok := v.Database(in.Database)
+	m, mounted := v.Mount(in.Database)
+	i := slices.IndexFunc(def.Copies, func(c org.Copy) bool { return c.Server == in.Server })
+	if !ok || !mounted || i < 0 {
+		return kind.Errorf(kind.NotFound, "%s has no copy on %s", in.Database, in.Server)
+	}
+	def.Copies = slices.Clone(def.Copies)
+	c := &def.Copies[i]
+	c.SeedCount++
+	c.Suspended, c.SeedFrom, c.SeedRate = false, in.SeedFrom, in.SeedRate
+	m.InSync = slices.DeleteFunc(slices.Clone(m.InSync), func(s org.ServerName) bool { return s == in.Server })
+	db, err := json.Marshal(def)
+	if err != nil {
+		return err
+	}
+	mb, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = k.group.Commit(ctx, cluster.Txn{
+		If:   []cluster.Cond{{Key: DatabaseKey(in.Database), Revision: v.DatabaseRevision(in.Database)}, {Key: MountKey(in.Database), Revision: m.Revision}},
+		Then: []cluster.Op{{Key: DatabaseKey(in.Database), Value: db}, {Key: MountKey(in.Database), Value: mb}},
 	})
-	return finish(p, err)
+	return err
 }
 
 func (k *Keeper) verifyCommand(ctx context.Context, in verifyCopies) ([]Verified, error) {

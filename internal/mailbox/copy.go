@@ -31,13 +31,18 @@ type role struct {
 type dbCopy struct {
 	k    *Keeper
 	name org.DatabaseName
-	dir  string
-	vol  *volume
-	log  *slog.Logger
+	// identity and segmentSize never change: a database made anew under the
+	// name gets another copy.
+	identity    string
+	segmentSize int64
+	dir         string
+	vol         *volume
+	log         *slog.Logger
 
-	jn  *journal.Log // set by open, before any role
-	ixp atomic.Pointer[store.Index]
-	w   *window
+	gate gate         // between users of jn and index, and their closing
+	jn   *journal.Log // set by open, before any role
+	ixp  atomic.Pointer[store.Index]
+	w    *window
 
 	// applyMu serializes applying of the log to the index.
 	applyMu sync.Mutex
@@ -57,7 +62,6 @@ type dbCopy struct {
 	promised time.Time
 	promisee org.ServerName
 	seed     seedProgress
-	opened   bool
 
 	repairs atomic.Uint64
 	markers markerBook
@@ -78,7 +82,7 @@ type freedBody struct {
 
 func newCopy(k *Keeper, def org.Database, v *volume) *dbCopy {
 	return &dbCopy{
-		k: k, name: def.Name, def: def, vol: v,
+		k: k, name: def.Name, def: def, vol: v, identity: def.Identity, segmentSize: cmpOr(def.SegmentSize, k.cfg.SegmentSize),
 		dir:   filepath.Join(v.Path, string(def.Name)),
 		log:   k.deps.Log.With("database", string(def.Name)),
 		kick:  make(chan struct{}, 1),
@@ -314,7 +318,7 @@ func (c *dbCopy) open() error {
 	c.setState(org.CopyInitializing, "opening")
 	fs := c.k.fs
 	jn, err := journal.Open(filepath.Join(c.dir, "log"), journal.Options{
-		FS: c.vol.fs, Identity: c.def.Identity, SegmentSize: cmpOr(c.def.SegmentSize, c.k.cfg.SegmentSize),
+		FS: c.vol.fs, Identity: c.identity, SegmentSize: c.segmentSize,
 		Reserve: c.k.cfg.Reserve, Log: c.log,
 	})
 	if err != nil {
@@ -326,7 +330,13 @@ func (c *dbCopy) open() error {
 		return err
 	}
 	c.ixp.Store(ix)
-	if at := ix.Applied(); at.LSN > c.jn.End().LSN || !c.jn.Contains(at) && at.LSN >= c.jn.Start() && at.LSN > 0 {
+	if at, end := ix.Applied().LSN, c.jn.End().LSN; at > end {
+		// What is in the index was durable in the log once. Nobody may take
+		// what is left for the whole (faults P24).
+		return kind.WithHint(kind.Errorf(kind.Corrupt, "the log ends at %d, the index was at %d: durable log is missing", end, at),
+			fmt.Sprintf("postern copy reseed %s %s", c.name, c.k.me))
+	}
+	if at := ix.Applied(); !c.jn.Contains(at) && at.LSN >= c.jn.Start() && at.LSN > 0 {
 		return &restart{why: fmt.Sprintf("it is at position %d of another history", at.LSN), index: true}
 	}
 	if err := fs.MkdirAll(c.asideDir()); err != nil {
@@ -335,14 +345,14 @@ func (c *dbCopy) open() error {
 	c.mu.Lock()
 	c.maxTerm = max(c.maxTerm, c.jn.End().Term)
 	c.commit = c.index().Applied().LSN
-	c.opened = true
 	c.mu.Unlock()
+	c.gate.opened()
 	return nil
 }
 
 func (c *dbCopy) openIndex() (*store.Index, error) {
 	dir := filepath.Join(c.dir, "index")
-	o := store.Options{FS: c.k.deps.IndexFS, Cache: c.k.cache, Identity: c.def.Identity, Log: c.log}
+	o := store.Options{FS: c.k.deps.IndexFS, Cache: c.k.cache, Identity: c.identity, Log: c.log}
 	ix, err := store.Open(dir, o)
 	if !kind.Is(err, kind.Corrupt) {
 		return ix, err
@@ -379,9 +389,7 @@ func (c *dbCopy) prepareRestart(r *restart) error {
 }
 
 func (c *dbCopy) close() {
-	c.mu.Lock()
-	c.opened = false
-	c.mu.Unlock()
+	c.gate.closed()
 	var errs []error
 	if ix := c.index(); ix != nil {
 		errs = append(errs, ix.Flush(), ix.Close())
@@ -389,7 +397,12 @@ func (c *dbCopy) close() {
 	if c.jn != nil {
 		errs = append(errs, c.jn.Close())
 	}
+	c.jn = nil
+	c.ixp.Store(nil)
 	c.w.reset()
+	c.applyMu.Lock()
+	c.freed, c.trims = nil, nil // they speak of an index that may be made anew
+	c.applyMu.Unlock()
 	if err := errors.Join(errs...); err != nil {
 		c.log.Warn("close copy", "err", err)
 	}
@@ -422,21 +435,23 @@ func (c *dbCopy) leader() *leader {
 // status is what the copy reports.
 func (c *dbCopy) status() org.CopyStatus {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	s := org.CopyStatus{
 		Database: c.name, Server: c.k.me, State: c.state, Reason: c.reason,
 		Term: c.maxTerm, Committed: c.commit, InSync: c.mount.IsInSync(c.k.me),
-		Repairs: c.repairs.Load(), VolumeFull: c.vol.full(),
+		Repairs: c.repairs.Load(), VolumeFull: c.vol.full(), Generated: c.heardEnd,
 	}
-	if c.opened {
+	if c.seed.active {
+		s.SeedTotal, s.SeedDone, s.SeedSource = c.seed.total, c.seed.done, c.seed.source
+	}
+	c.mu.Unlock()
+	// A disk that hangs may hold these up; the copy's own lock is free then.
+	if _, leave, ok := c.gate.enter(context.Background()); ok {
+		defer leave()
 		s.Copied = c.jn.End().LSN
 		s.Replayed = c.index().Applied().LSN
 		s.DiskUsed = c.jn.Used()
 	}
-	s.Generated = max(c.heardEnd, s.Copied)
-	if c.seed.active {
-		s.SeedTotal, s.SeedDone, s.SeedSource = c.seed.total, c.seed.done, c.seed.source
-	}
+	s.Generated = max(s.Generated, s.Copied)
 	return s
 }
 

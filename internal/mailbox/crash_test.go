@@ -294,8 +294,23 @@ func TestCrashWhileSeeding(t *testing.T) {
 func sameCopies(t *testing.T, a, b *keeper) {
 	t.Helper()
 	ca, cb := a.copy("DB01"), b.copy("DB01")
+	var defers []func()
+	for _, c := range []*dbCopy{ca, cb} {
+		eventually(t, "the copy is open", func() bool {
+			_, leave, ok := c.gate.enter(t.Context())
+			if ok {
+				defers = append(defers, leave)
+			}
+			return ok
+		})
+	}
+	defer func() {
+		for _, leave := range defers {
+			leave()
+		}
+	}()
 	eventually(t, "the copies are at one position", func() bool {
-		return cb.isOpen() && ca.jn.End() == cb.jn.End() && ca.index().Applied() == cb.index().Applied()
+		return ca.jn.End() == cb.jn.End() && ca.index().Applied() == cb.index().Applied()
 	})
 	ra, rb := ca.index().Reader(), cb.index().Reader()
 	defer ra.Close()

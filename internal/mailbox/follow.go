@@ -50,12 +50,31 @@ func (c *dbCopy) followTerm(ctx context.Context, r role) error {
 		c.noteDisconnect(r, err)
 		var refused *refusedError
 		if errors.As(err, &refused) && refused.r.Trimmed {
+			if err := c.mayGiveUp(0); err != nil {
+				c.noteDisconnect(r, err)
+				sleep(ctx, 200*time.Millisecond)
+				continue
+			}
 			return &restart{why: "the copy has to be seeded: " + refused.r.Text, index: true, log: true}
 		}
 		failures++
 		if !sleep(ctx, min(time.Duration(failures)*25*time.Millisecond, 500*time.Millisecond)) {
 			return nil
 		}
+	}
+	return nil
+}
+
+// mayGiveUp refuses to give up log from position at that is confirmed while
+// the group counts on this copy for it: then it is the source whose history
+// is wrong, or cannot be read. Once the active copy has taken this one out of
+// the set, it may.
+func (c *dbCopy) mayGiveUp(at org.LSN) error {
+	end := c.jn.End().LSN
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mount.IsInSync(c.k.me) && at < min(c.commit, end) {
+		return kind.Errorf(kind.Corrupt, "%s: the source's history lacks what was confirmed beyond position %d", c.name, at)
 	}
 	return nil
 }
@@ -167,7 +186,7 @@ func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org
 // log there and says hello again.
 func (c *dbCopy) greet(s *stream, term org.Term, seed bool) (accept, error) {
 	for range 8 {
-		h := hello{Database: c.name, Identity: c.def.Identity, Term: term, End: c.jn.End(), Seed: seed}
+		h := hello{Database: c.name, Identity: c.identity, Term: term, End: c.jn.End(), Seed: seed}
 		if err := s.sendValue(frameHello, h); err != nil {
 			return accept{}, err
 		}
@@ -471,7 +490,11 @@ func (f *follower) store(ctx context.Context, q []incoming) error {
 		}
 		data := q[0].data
 		if n > 1 {
-			data = make([]byte, 0, len(data)*n)
+			size := 0
+			for _, in := range q[:n] {
+				size += len(in.data)
+			}
+			data = make([]byte, 0, size)
 			for _, in := range q[:n] {
 				data = append(data, in.data...)
 			}

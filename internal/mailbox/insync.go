@@ -18,6 +18,7 @@ func (l *leader) memberLoop(ctx context.Context) {
 	tick := time.NewTicker(25 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		l.thawIfForgotten(ctx)
 		if err := l.reviewMembers(ctx); err != nil && ctx.Err() == nil {
 			if kind.Is(err, kind.Elsewhere) {
 				l.fail(err)
@@ -52,7 +53,7 @@ func (l *leader) reviewMembers(ctx context.Context) error {
 		ms = append(ms, m)
 	}
 	r := rules{grace: l.c.k.cfg.Grace, lostGrace: l.c.k.cfg.LostGrace, redundancy: def.Redundancy}
-	v := judge(ms, tail, l.commit, r, time.Now())
+	v := judge(ms, tail, max(l.commit, l.begun), r, time.Now())
 	for _, s := range v.add {
 		// Waited for from now on: the set may only name copies that have
 		// everything confirmed at any moment.
@@ -110,11 +111,7 @@ func (l *leader) casAlone(ctx context.Context, remove []org.ServerName) error {
 	}
 	l.c.k.deps.Events.Emit(evAlone, "%s on %s confirms changes on one copy only, from position %d: no other copy can store", l.c.name, l.c.k.me, at)
 	l.emitRemoved(remove)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.alone = true
-	l.advance()
-	return nil
+	return nil // the next review, on the new row, lets it go on alone
 }
 
 // casSet removes and adds members of the in-sync set.
@@ -226,7 +223,7 @@ func (l *leader) readable() (ok, stale bool) {
 	alone := true
 	ok = true
 	for _, m := range l.members {
-		if !m.inSync {
+		if !m.inSync && !m.joining {
 			continue
 		}
 		alone = false

@@ -82,7 +82,7 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 		cfg: cfg, deps: d, group: d.Group, me: d.Group.Name(), fs: d.FS,
 		volumes: map[org.VolumeName]*volume{}, report: make(chan struct{}, 1), ops: copyOps(),
 		copies: map[org.DatabaseName]*running{}, epochs: map[org.DatabaseName]*mountEpoch{},
-		peers: map[org.ServerName]peerReport{},
+		peers: map[org.ServerName]peerReport{}, ctx: context.Background(),
 	}
 	for _, v := range cfg.Volumes {
 		k.volumes[v.Name] = newVolume(v, d.FS, cfg.Reserve)
@@ -145,7 +145,7 @@ func (k *Keeper) reconcile(ctx context.Context, v *cluster.View) {
 		k.mu.Lock()
 		r := k.copies[def.Name]
 		k.mu.Unlock()
-		if r != nil && r.c.def.Identity != def.Identity {
+		if r != nil && r.c.identity != def.Identity {
 			k.retire(def.Name, r) // removed and made anew under the same name
 			r = nil
 		}
@@ -255,12 +255,6 @@ func (k *Keeper) copy(db org.DatabaseName) *dbCopy {
 		return r.c
 	}
 	return nil
-}
-
-func (c *dbCopy) isOpen() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.opened
 }
 
 // reportSoon makes the next report go out at once.

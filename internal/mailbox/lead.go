@@ -47,6 +47,7 @@ type leader struct {
 	changed chan struct{}
 	build   piece   // the write that is being gathered
 	local   org.LSN // durable here
+	begun   org.LSN // end of the log when the term began: all before it may have been confirmed
 	commit  org.LSN
 	applied org.LSN
 	waiting []*pending // in order of end
@@ -58,6 +59,7 @@ type leader struct {
 	ready   bool                   // own term's first record is applied
 	paused  bool                   // as frozen, for those who wait
 	noReads bool                   // handed over
+	stopped time.Time              // when a handover began, zero for none
 	ended   error                  // set when the role is over
 	fail    func(error)            // ends the role
 }
@@ -122,8 +124,9 @@ func newLeader(c *dbCopy, m org.Mount, fail func(error)) *leader {
 	end := c.jn.End()
 	l := &leader{
 		c: c, term: m.Term, start: time.Now(), planner: store.NewPlanner(c.index()), next: end,
-		changed: make(chan struct{}), local: end.LSN, applied: c.index().Applied().LSN, commit: c.index().Applied().LSN,
-		build: piece{from: end, to: end}, mount: m,
+		changed: make(chan struct{}), local: end.LSN, applied: c.index().Applied().LSN, begun: end.LSN,
+		commit: max(c.index().Applied().LSN, min(c.commitEnd(), end.LSN)),
+		build:  piece{from: end, to: end}, mount: m,
 		members: map[org.ServerName]*member{}, lines: map[org.ServerName]int{}, fail: fail,
 	}
 	c.mu.Lock()
@@ -339,7 +342,7 @@ func (l *leader) writeLoop(ctx context.Context) {
 		}
 		l.mu.Lock()
 		b := l.build
-		l.build = piece{from: b.to, to: b.to, data: make([]byte, 0, min(cap(b.data), 1<<20))}
+		l.build = piece{from: b.to, to: b.to, data: make([]byte, 0, min(len(b.data), 1<<20))}
 		// The other copies get it at the same moment as the disk.
 		l.c.w.add(b)
 		l.bump()
@@ -380,7 +383,8 @@ func (l *leader) advance() {
 			others++
 		}
 	}
-	if others == 0 && !l.alone {
+	if others == 0 && (!l.alone || len(l.members) > 0 && !l.c.k.group.LeaseValid()) {
+		// Without a lease another copy may have been mounted with loss.
 		return
 	}
 	if to > l.commit {
@@ -448,12 +452,12 @@ func (l *leader) handover(ctx context.Context, to org.ServerName) (org.LSN, erro
 	l.seqMu.Lock()
 	if l.frozen {
 		l.seqMu.Unlock()
-		return 0, kind.Errorf(kind.Busy, "%s: a handover is under way", l.c.name)
+		return 0, kind.Errorf(kind.Conflict, "%s: a handover is under way", l.c.name)
 	}
 	l.frozen = true
 	end := l.next.LSN
 	l.mu.Lock()
-	l.paused = true
+	l.paused, l.stopped = true, time.Now()
 	l.mu.Unlock()
 	l.seqMu.Unlock()
 	err := l.wait(ctx, func() bool {
@@ -475,9 +479,26 @@ func (l *leader) unfreeze() {
 	l.frozen = false
 	l.seqMu.Unlock()
 	l.mu.Lock()
-	l.paused, l.noReads = false, false
+	l.paused, l.noReads, l.stopped = false, false, time.Time{}
 	l.bump()
 	l.mu.Unlock()
+}
+
+// handoverLimit is how long a handover may stay without a new row before the
+// leading copy goes on by itself: whoever asked for it is gone.
+const handoverLimit = 5 * time.Second
+
+// thawIfForgotten ends a handover that nobody finished.
+func (l *leader) thawIfForgotten(ctx context.Context) {
+	l.mu.Lock()
+	due := !l.stopped.IsZero() && time.Since(l.stopped) >= handoverLimit
+	l.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := l.thaw(ctx); err != nil {
+		l.c.log.Warn("take a forgotten handover back", "err", err)
+	}
 }
 
 // thaw takes a handover back: the mount row gets a new revision first, so that

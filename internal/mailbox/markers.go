@@ -53,10 +53,16 @@ func (b *markerBook) reached(ctx context.Context, c *dbCopy, r journal.Record) {
 		b.ids = slices.Delete(b.ids, 0, 1)
 	}
 	b.mu.Unlock()
-	rd := c.index().Reader()
+	inside, leave, ok := c.gate.enter(context.WithoutCancel(ctx))
+	if !ok {
+		return
+	}
+	ix := c.index()
+	rd := ix.Reader()
 	go func() {
+		defer leave()
 		defer rd.Close()
-		sum, keys, err := c.index().Digest(ctx, rd)
+		sum, keys, err := ix.Digest(inside, rd)
 		chain := c.jn.GenerationSums(c.jn.Start(), d.LSN)
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -16,6 +16,7 @@ type member struct {
 	joining   bool
 	connected bool      // has a stream
 	lostAt    time.Time // when the stream went, zero while connected
+	spoke     time.Time // when it was last heard on its stream
 	acked     org.LSN   // durable there, as far as it told
 	// behindSince is when it was first owed something it has not
 	// acknowledged, zero when it has all it was sent.
@@ -63,6 +64,7 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		switch {
 		case m.short,
 			m.gone && !m.connected,
+			m.connected && !m.spoke.IsZero() && now.Sub(m.spoke) >= r.grace,
 			!m.connected && !m.lostAt.IsZero() && now.Sub(m.lostAt) >= r.lostGrace,
 			!m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace:
 			v.remove = append(v.remove, m.server)

@@ -1,6 +1,10 @@
 package mailbox
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // collector shows the state of this server's copies whenever it is asked.
 type collector struct{ k *Keeper }
@@ -51,8 +55,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descState, 1, string(st.State))
 		total(descLog, float64(st.Copied))
 		total(descRepairs, float64(st.Repairs))
-		if cp := c.k.copy(st.Database); cp != nil && cp.isOpen() {
-			total(descSyncs, float64(cp.jn.Syncs()))
+		if cp := c.k.copy(st.Database); cp != nil {
+			if _, leave, ok := cp.gate.enter(context.Background()); ok {
+				total(descSyncs, float64(cp.jn.Syncs()))
+				leave()
+			}
 		}
 	}
 }

@@ -19,7 +19,8 @@ import (
 // offerLoop offers the messages of parts that were set aside to the active
 // copy, again and again until all are there (design 5.3, promise P15).
 func (c *dbCopy) offerLoop(ctx context.Context) {
-	for sleep(ctx, time.Second) {
+	wait := time.Second
+	for sleep(ctx, wait) {
 		names, err := c.vol.fs.List(c.asideDir())
 		if err != nil {
 			continue
@@ -32,8 +33,10 @@ func (c *dbCopy) offerLoop(ctx context.Context) {
 			count, err := c.offer(ctx, path)
 			if err != nil {
 				c.log.Warn("offer diverged messages", "file", path, "err", err)
+				wait = min(2*wait, 10*time.Minute)
 				continue
 			}
+			wait = time.Second
 			if err := moveDurably(c.k.fs, path, offered(path)); err != nil {
 				c.log.Warn("offer diverged messages", "file", path, "err", err)
 				continue
@@ -96,6 +99,9 @@ func (c *dbCopy) offerOne(ctx context.Context, r journal.Record, a store.Arrival
 			Key: offerKey(r, a), Recipients: []mail.Recipient{{Mailbox: at, Folder: target}}, Body: r.Body,
 			Date: a.Message.InternalDate, Identity: a.Identity,
 		})
+		if err == nil && got[0].Refused != "" && kind.Kind(got[0].RefusedKind) != kind.NotFound {
+			err = kind.Errorf(kind.Kind(got[0].RefusedKind), "%s", got[0].Refused)
+		}
 		return err == nil && !got[0].Duplicate && got[0].Refused == "", err
 	}
 	for _, f := range folders {

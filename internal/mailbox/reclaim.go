@@ -71,8 +71,11 @@ func (c *dbCopy) reclaim(ctx context.Context, force bool) (reclaimed, error) {
 func (c *dbCopy) neededFrom() org.LSN {
 	need := c.index().Durable()
 	c.mu.Lock()
-	def := c.def
+	def, lossy := c.def, c.mount.Lossy != nil
 	c.mu.Unlock()
+	if lossy {
+		return 0 // the former active has yet to find where its log forks
+	}
 	for _, cp := range def.Copies {
 		if cp.Server == c.k.me {
 			continue
@@ -150,7 +153,7 @@ func (l *leader) carry(ctx context.Context, recs []journal.Record) (int, error) 
 			}
 			part = append(part, r)
 		}
-		v, err := l.submit(ctx, &store.CompactReq{Records: part}, true)
+		v, err := l.submit(ctx, &store.CompactReq{Records: part}, false)
 		if err != nil {
 			return n, err
 		}

@@ -25,7 +25,7 @@ const copyMarkFormat = 1
 func (c *dbCopy) markPath() string { return filepath.Join(c.dir, "copy.json") }
 
 func (c *dbCopy) readMark() (copyMark, error) {
-	m := copyMark{Format: copyMarkFormat, Identity: c.def.Identity}
+	m := copyMark{Format: copyMarkFormat, Identity: c.identity}
 	b, err := fsx.ReadFile(c.k.fs, c.markPath(), 1<<16)
 	if kind.Is(err, kind.NotFound) {
 		return m, nil
@@ -39,7 +39,7 @@ func (c *dbCopy) readMark() (copyMark, error) {
 	if m.Format > copyMarkFormat {
 		return m, fmt.Errorf("%s: format %d is newer than this version knows (%d); run the newer version", c.markPath(), m.Format, copyMarkFormat)
 	}
-	if m.Identity != c.def.Identity {
+	if m.Identity != c.identity {
 		return m, fmt.Errorf("%s: the folder holds another database of this name; move it away", c.dir)
 	}
 	return m, nil
@@ -122,6 +122,9 @@ func (c *dbCopy) seedUnfinished() bool {
 // cutAt cuts the log where it forks from the active's. What is cut off is
 // set aside whole, so that its messages can be offered again.
 func (c *dbCopy) cutAt(at journal.Position) error {
+	if err := c.mayGiveUp(at.LSN); err != nil {
+		return err
+	}
 	end := c.jn.End()
 	if c.index().Applied().LSN > at.LSN {
 		// The index holds changes that are not in the active's history.

@@ -54,12 +54,14 @@ func (o op[Q, A]) desc() grpc.MethodDesc {
 
 // local runs an op on this server's copy.
 func (o op[Q, A]) local(ctx context.Context, k *Keeper, db org.DatabaseName, at org.MailboxRef, q Q) (A, error) {
-	c := k.copy(db)
-	if c == nil || !c.isOpen() {
-		var zero A
-		return zero, kind.Errorf(kind.Elsewhere, "no open copy of %s on %s", db, k.me)
+	if c := k.copy(db); c != nil {
+		if inside, leave, ok := c.gate.enter(ctx); ok {
+			defer leave()
+			return o.do(inside, c, at, q)
+		}
 	}
-	return o.do(ctx, c, at, q)
+	var zero A
+	return zero, kind.Errorf(kind.Elsewhere, "no open copy of %s on %s", db, k.me)
 }
 
 // at runs an op on the copy of server s, here or over the network.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -20,17 +21,27 @@ const frameBytes = 1 << 20
 // serveLog answers one log stream from a peer (cluster.Handle).
 func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Conn) {
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	s := newStream(conn, streamStall)
 	var h hello
 	if err := s.expect(frameHello, &h); err != nil {
 		return
 	}
 	c := k.copy(h.Database)
-	if c != nil && !h.Seed {
+	if c == nil {
+		_ = s.sendValue(frameRefuse, refusal{Text: "no copy of " + string(h.Database) + " here"})
+		return
+	}
+	inside, leave, ok := c.gate.enter(ctx)
+	if !ok {
+		_ = s.sendValue(frameRefuse, refusal{Text: "the copy is not open"})
+		return
+	}
+	defer leave()
+	defer context.AfterFunc(inside, func() { conn.Close() })()
+	if !h.Seed {
 		// The peer may have seen the mount row a moment earlier than this server.
-		c.awaitLead(ctx, h.Term, time.Second)
+		c.awaitLead(inside, h.Term, time.Second)
 	}
 	if r := c.refusesStream(peer, h); r != nil {
 		_ = s.sendValue(frameRefuse, r) // the peer tries elsewhere either way
@@ -40,28 +51,30 @@ func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Con
 	if h.Seed {
 		l = nil
 	}
+	if l != nil {
+		l.doubt(peer)
+		// What was sent and is being written here is no fork.
+		wait, cancel := context.WithTimeout(inside, time.Second)
+		_ = l.wait(wait, func() bool { return l.local >= min(h.End.LSN, l.build.from.LSN) })
+		cancel()
+	}
 	pos, ok := c.agreePosition(s, h, l)
 	if !ok {
 		return
 	}
-	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos}).run(ctx)
+	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos}).run(inside)
 	k.deps.Log.Debug("log stream ended", "database", h.Database, "peer", peer, "err", err)
 }
 
 // refusesStream says why peer may not have this log here, nil when it may.
 func (c *dbCopy) refusesStream(peer org.ServerName, h hello) *refusal {
-	if c == nil {
-		return &refusal{Text: "no copy of " + string(h.Database) + " here"}
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, member := c.def.Copy(peer)
 	switch {
-	case !c.opened:
-		return &refusal{Text: "the copy is not open"}
 	case !member:
 		return &refusal{Text: string(peer) + " has no copy of " + string(c.name)}
-	case h.Identity != c.def.Identity:
+	case h.Identity != c.identity:
 		return &refusal{Text: "another database has this name"}
 	case h.Seed && c.lead == nil:
 		return nil
@@ -177,14 +190,14 @@ func (f *feed) run(ctx context.Context) error {
 			}
 			nextBeat = now.Add(f.c.k.cfg.Heartbeat)
 		}
-		sent, err := f.sendSome()
+		sent, err := f.sendSome(ctx)
 		if err != nil {
 			return err
 		}
 		if sent {
 			continue
 		}
-		if f.l == nil && f.pos.LSN >= f.c.commitEnd() {
+		if f.l == nil {
 			return nil
 		}
 		f.pause(ctx, time.Until(nextBeat))
@@ -237,7 +250,7 @@ func (c *dbCopy) commitEnd() org.LSN {
 
 // sendSome sends the next part of the log, from memory where it is still
 // there, and tells whether there was any.
-func (f *feed) sendSome() (bool, error) {
+func (f *feed) sendSome(ctx context.Context) (bool, error) {
 	h := dataHead{}
 	limit := org.LSN(0)
 	if f.l != nil {
@@ -266,8 +279,14 @@ func (f *feed) sendSome() (bool, error) {
 		return false, nil
 	}
 	ch, err := f.c.jn.Chunk(f.pos.LSN, frameBytes, f.c.bodyDead)
+	if kind.Is(err, kind.Corrupt) {
+		return true, f.c.repair(ctx, f.pos.LSN, err)
+	}
 	if err != nil {
 		return false, err
+	}
+	if f.l == nil && ch.End.LSN > limit {
+		return false, nil // a seed ends with what is confirmed
 	}
 	if ch.End.LSN == ch.From.LSN {
 		return false, nil
@@ -300,17 +319,32 @@ func (f *feed) readAcks(line int) {
 	}
 }
 
+// doubt forgets what a member acknowledged: it says hello again and may be
+// about to cut its log. Acknowledgements of older streams no longer count.
+func (l *leader) doubt(s org.ServerName) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines[s]++
+	if m := l.members[s]; m != nil {
+		m.acked = 0
+		if m.connected {
+			m.connected, m.lostAt = false, time.Now()
+		}
+	}
+}
+
 // connect notes a new stream of a member; an older one no longer counts.
 func (l *leader) connect(s org.ServerName, at org.LSN) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines[s]++
 	if m := l.members[s]; m != nil {
-		m.connected, m.lostAt = true, time.Time{}
+		m.connected, m.lostAt, m.spoke = true, time.Time{}, time.Now()
 		m.acked, m.behindSince = at, time.Now() // until its first acknowledgement
 		// Nothing was confirmed that this copy, as a member of the set, did
 		// not hold; a log that ends earlier was lost or replaced.
-		m.short = (m.inSync || m.joining) && at < l.commit
+		m.short = (m.inSync || m.joining) && (at < l.commit || at == 0 && l.begun > 0 ||
+			int64(l.build.from.LSN)-int64(at) > maxInflight+2*maxBuilding)
 	}
 	return l.lines[s]
 }
@@ -341,6 +375,7 @@ func (l *leader) acked(s org.ServerName, line int, a ack) bool {
 	if m == nil || l.lines[s] != line || l.ended != nil {
 		return false
 	}
+	m.spoke = time.Now()
 	if a.Echo > 0 {
 		if t := l.start.Add(time.Duration(a.Echo)); t.After(m.heard) {
 			m.heard = t
