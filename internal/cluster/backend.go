@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
 	"context"
 	"errors"
 	"net"
@@ -159,13 +161,35 @@ func (c *Cluster) reachMember(ctx context.Context) error {
 		return err
 	}
 	if cfg.ForceNew {
-		if err := c.forceAlone(ctx, m.Client()); err != nil {
+		if err := untilLed(ctx, m, func() error { return c.forceAlone(ctx, m.Client()) }); err != nil {
 			m.Stop(0)
 			return err
 		}
 		os.Remove(force)
 	}
 	return c.serveMember(ctx, m)
+}
+
+// untilLed runs f once the member has a leader, and again when leadership
+// changed meanwhile, as it does while a group of one finds itself.
+func untilLed(ctx context.Context, m *agreed.Member, f func() error) error {
+	for {
+		if m.Leader() != 0 {
+			err := f()
+			switch rpctypes.Error(err) {
+			case rpctypes.ErrLeaderChanged, rpctypes.ErrNoLeader, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail:
+			default:
+				return err
+			}
+		}
+		select {
+		case <-m.Done():
+			return kind.Errorf(kind.Internal, "the member ended while it waited for a leader")
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // serveMember makes a running member the way to the agreed state until it or
@@ -179,6 +203,10 @@ func (c *Cluster) serveMember(ctx context.Context, m *agreed.Member) error {
 	select {
 	case <-ctx.Done():
 	case <-m.Done():
+		if c.leaving() {
+			m.Stop(0)
+			return endOfServer{c.endRemoved()}
+		}
 		err = kind.Errorf(kind.Busy, "member ended")
 	case <-m.Failed():
 		c.events.Emit(evMemberFailed, "agreed state on this server failed: %s", m.Failure())
@@ -189,7 +217,11 @@ func (c *Cluster) serveMember(ctx context.Context, m *agreed.Member) error {
 		c.withdraw()
 	}
 	c.setBackend(nil)
-	if !m.Stop(time.Second) {
+	grace := time.Second
+	if c.abrupt.Load() {
+		grace = 0
+	}
+	if !m.Stop(grace) {
 		return endOfServer{kind.Errorf(kind.Internal, "agreed state on this server failed and cannot be stopped: %s", m.Failure())}
 	}
 	return err

@@ -196,7 +196,7 @@ func restoredRows(v *View) map[string][]byte {
 	for k, it := range v.Prefix("") {
 		dir, _, _ := strings.Cut(k, "/")
 		switch dir + "/" {
-		case dirServers, dirLive, dirTokens, "active/", "mounts/":
+		case dirServers, dirLive, dirTokens, dirLeaving, "active/", "mounts/":
 		default:
 			rows[k] = it.Value
 		}

@@ -69,27 +69,26 @@ type Cluster struct {
 	events   *event.Log
 	lock     *os.File
 
-	cert     atomic.Pointer[tls.Certificate]
-	port     *port.Port
-	raft     *port.Slot
-	etcd     *port.Slot
-	rpc      *port.Slot
-	grpc     *grpc.Server
-	mesh     *mesh.Mesh
-	joins    *joinLimits
-	ready    chan struct{}
-	markOnce sync.Once
+	cert   atomic.Pointer[tls.Certificate]
+	port   *port.Port
+	raft   *port.Slot
+	etcd   *port.Slot
+	rpc    *port.Slot
+	grpc   *grpc.Server
+	mesh   *mesh.Mesh
+	joins  *joinLimits
+	ready  chan struct{}
+	abrupt atomic.Bool // tests: end as a killed process does
 
-	mu       sync.Mutex // guards view's replacement, changed and members
-	view     atomic.Pointer[View]
-	changed  chan struct{}
-	members  chan struct{} // closed when servers or removed servers changed
-	back     *backend
-	backSet  chan struct{} // closed when back changes
-	lastOK   time.Time     // last answer of the agreed state
-	lastRead time.Time     // start of the last linearizable read that succeeded
-	lease    leaseState
-	nudge    chan struct{} // asks the watch for its progress
+	mu      sync.Mutex // guards view's replacement, changed and members
+	view    atomic.Pointer[View]
+	changed chan struct{}
+	members chan struct{} // closed when servers or removed servers changed
+	back    *backend
+	backSet chan struct{} // closed when back changes
+	lastOK  time.Time     // last answer of the agreed state
+	lease   leaseState
+	nudge   chan struct{} // asks the watch for its progress
 
 	connMu sync.Mutex // guards conns
 	conns  map[org.ServerName]*grpc.ClientConn

@@ -26,7 +26,8 @@ const (
 	dirServers = "servers/"
 	dirLive    = "live/"
 	dirTokens  = "tokens/"
-	dirRemoved = "removed/"
+	dirRemoved = "removed/" // by identity
+	dirLeaving = "leaving/" // by identity: is about to be removed
 )
 
 // groupRow says which group the agreed state belongs to.

@@ -121,7 +121,7 @@ func (c *Cluster) withdraw() {
 	id, b := c.lease.id, c.back
 	c.lease = leaseState{}
 	c.mu.Unlock()
-	if id == 0 || b == nil {
+	if id == 0 || b == nil || c.abrupt.Load() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)

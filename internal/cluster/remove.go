@@ -9,7 +9,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -38,23 +37,28 @@ func (c *Cluster) RemoveServer(ctx context.Context, name org.ServerName, force b
 	if err != nil {
 		return err
 	}
-	// First the row: whatever happens then, the leader drops the vote.
-	_, err = c.Commit(ctx, Txn{
-		If:   []Cond{{dirServers + string(name), c.View().ServerRevision(name)}},
-		Then: []Op{{Key: dirServers + string(name), Delete: true}, {Key: dirLive + string(name), Delete: true}, tombstone(row)},
-	})
-	if err != nil {
-		return err
-	}
-	c.events.Emit(evRemoved, "server %s was removed from the group", name)
-	if err := c.dropMember(ctx, row); err != nil {
-		if !kind.Is(err, kind.Busy) {
+	leaving := Op{Key: dirLeaving + row.Identity, Value: mustJSON(removedRow{name, time.Now().UTC()})}
+	if c.Alive(name) {
+		// It cannot hear of its own removal any more when that is done.
+		if _, err := c.Commit(ctx, Txn{Then: []Op{leaving}}); err != nil {
 			return err
 		}
-		// etcd wants to see the others connected for some seconds first.
-		command.Progress(ctx, "the vote of %s is removed as soon as etcd allows it", name)
 	}
-	return nil
+	leaving.Delete = true
+	// The vote goes before the row: a server that is refused must not be
+	// needed for the quorum.
+	if err := c.dropMember(ctx, row); err != nil {
+		c.Commit(ctx, Txn{Then: []Op{leaving}}) // it stays for now; the error below tells
+		return err
+	}
+	_, err = c.Commit(ctx, Txn{
+		If:   []Cond{{dirServers + string(name), c.View().ServerRevision(name)}},
+		Then: []Op{{Key: dirServers + string(name), Delete: true}, {Key: dirLive + string(name), Delete: true}, tombstone(row), leaving},
+	})
+	if err == nil {
+		c.events.Emit(evRemoved, "server %s was removed from the group", name)
+	}
+	return err
 }
 
 func (c *Cluster) mayRemove(name org.ServerName, force bool) (org.Server, error) {
@@ -89,7 +93,9 @@ func (c *Cluster) dropMember(ctx context.Context, row org.Server) error {
 	if !row.Voter || c.external() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.CommitTimeout)
+	// etcd wants to have seen the others connected for five seconds before it
+	// lets a living member go.
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.CommitTimeout+6*time.Second)
 	defer cancel()
 	return c.try(ctx, "remove the vote of "+string(row.Name), func(ctx context.Context, cl *clientv3.Client) error {
 		list, err := cl.MemberList(ctx)

@@ -32,6 +32,11 @@ func (c *Cluster) Run(ctx context.Context) error {
 	portCtx, closePort := context.WithCancel(context.WithoutCancel(ctx))
 	port := make(chan error, 1)
 	go func() { port <- c.port.Serve(portCtx) }()
+	defer context.AfterFunc(ctx, func() {
+		if c.abrupt.Load() {
+			closePort()
+		}
+	})()
 	rpc := make(chan struct{})
 	go func() {
 		defer close(rpc)
@@ -177,8 +182,7 @@ func (c *Cluster) keepMembers(ctx context.Context) error {
 	for {
 		changed := c.membersChanged()
 		if c.removed() {
-			c.events.Emit(evSelfRemoved, "server %s finds that it was removed from the group", c.self.Name)
-			return &kind.Error{Kind: kind.Denied, Err: ErrRemoved, Hint: "to take it in again, empty its cluster data folder and join"}
+			return c.endRemoved()
 		}
 		c.mesh.SetPeers(c.otherServers())
 		v := c.View()
@@ -187,12 +191,26 @@ func (c *Cluster) keepMembers(ctx context.Context) error {
 			return ok
 		})
 		c.port.Evict(func(sub ca.Subject) bool { return c.admit(sub, "") == nil })
+		check := time.NewTimer(c.cfg.LeaseTTL)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-check.C:
 		}
+		check.Stop()
 	}
+}
+
+func (c *Cluster) endRemoved() error {
+	c.events.Emit(evSelfRemoved, "server %s finds that it was removed from the group", c.self.Name)
+	return &kind.Error{Kind: kind.Denied, Err: ErrRemoved, Hint: "to take it in again, empty its cluster data folder and join"}
+}
+
+// leaving tells whether somebody is about to remove this server.
+func (c *Cluster) leaving() bool {
+	_, ok := c.View().Get(dirLeaving + c.self.Identity)
+	return ok
 }
 
 // removed tells whether the view shows that this server is a member no more.
@@ -201,8 +219,15 @@ func (c *Cluster) removed() bool {
 	if _, ok := v.Get(dirRemoved + c.self.Identity); ok {
 		return true
 	}
-	row, ok := v.Server(c.self.Name)
-	return ok && row.Identity != c.self.Identity
+	if row, ok := v.Server(c.self.Name); ok && row.Identity != c.self.Identity {
+		return true
+	}
+	// The connections of a removed server are closed when it is done, so the
+	// news may not arrive.
+	c.mu.Lock()
+	silence := time.Since(c.lastOK)
+	c.mu.Unlock()
+	return c.leaving() && silence > 2*c.cfg.LeaseTTL
 }
 
 // firstBatch is how many rows of a new group are written at once.

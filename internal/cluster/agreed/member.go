@@ -175,8 +175,12 @@ func (m *Member) Leader() uint64 { return m.srv.Lead() }
 // NewLeader is closed when a leader is elected next; take it before Leader.
 func (m *Member) NewLeader() <-chan struct{} { return m.srv.LeaderChangedNotify() }
 
-// Learner tells whether the member does not vote yet.
-func (m *Member) Learner() bool { return m.srv.IsLearner() }
+// Learner tells whether the member does not vote yet. A member that does not
+// know itself yet (it learns its own addition from the log) does not.
+func (m *Member) Learner() bool {
+	self := m.srv.Cluster().Member(m.srv.MemberID())
+	return self == nil || self.IsLearner
+}
 
 // Applied is the raft index this member has applied.
 func (m *Member) Applied() uint64 { return m.srv.AppliedIndex() }
@@ -200,7 +204,7 @@ func (m *Member) Stop(grace time.Duration) bool {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if m.fatal.text() == "" && m.Leader() == m.ID() {
+		if grace > 0 && m.fatal.text() == "" && m.Leader() == m.ID() {
 			m.handOver(grace)
 		}
 		m.srv.HardStop()

@@ -22,8 +22,8 @@ type Config struct {
 	Dial        func(ctx context.Context, s org.ServerName) (net.Conn, error)
 	// Refused tells a dial error that means "nobody listens there".
 	Refused func(error) bool
-	// Turned is told each change of a peer's state, from the mesh's own
-	// goroutines; it must not block.
+	// Turned is told the changes of peers' states, in order and from a
+	// goroutine of its own; what it cannot keep up with is left out.
 	Turned func(s org.ServerName, from, to State, after time.Duration)
 	Log    *slog.Logger
 }
@@ -51,7 +51,11 @@ type Mesh struct {
 	changed  chan struct{}
 	deafTill time.Time // after a gap in our own life: find nobody silent before
 	running  func(*peer)
+	turns    chan func()
 }
+
+// maxTurns bounds the changes of state that wait to be told.
+const maxTurns = 256
 
 type published struct {
 	value   []byte
@@ -80,7 +84,7 @@ type peer struct {
 // New makes a mesh with a new boot id.
 func New(cfg Config) *Mesh {
 	return &Mesh{cfg: cfg, boot: rand.Text(), start: time.Now(), peers: map[org.ServerName]*peer{},
-		sections: map[string]published{}, changed: make(chan struct{})}
+		sections: map[string]published{}, changed: make(chan struct{}), turns: make(chan func(), maxTurns)}
 }
 
 // Boot is the id of this process's life.
@@ -100,6 +104,16 @@ func (m *Mesh) Run(ctx context.Context) error {
 		m.running(p)
 	}
 	m.mu.Unlock()
+	wg.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case tell := <-m.turns:
+				tell()
+			}
+		}
+	})
 	m.watch(ctx)
 	m.mu.Lock()
 	m.running = nil
@@ -157,7 +171,11 @@ func (m *Mesh) turn(p *peer, to State, now time.Time) {
 		}
 	}
 	if m.cfg.Turned != nil {
-		m.cfg.Turned(p.name, from, to, after)
+		name := p.name
+		select {
+		case m.turns <- func() { m.cfg.Turned(name, from, to, after) }:
+		default:
+		}
 	}
 }
 
