@@ -26,5 +26,10 @@ func run() int {
 		Extra:    append(node.CLI(version), lab.Command()),
 		Docs:     node.Docs(),
 	})
+	for _, c := range root.Commands() {
+		if c.Name() == "cluster" {
+			c.AddCommand(node.RestoreCommand(version))
+		}
+	}
 	return cli.Run(ctx, root, os.Args[1:])
 }

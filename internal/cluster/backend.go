@@ -1,8 +1,6 @@
 package cluster
 
 import (
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-
 	"context"
 	"errors"
 	"net"
@@ -11,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/postern-mail/postern/internal/base/kind"

@@ -2,7 +2,10 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/command"
@@ -59,6 +62,29 @@ type tokenArgs struct {
 	TTL int            `json:"minutes" default:"60" doc:"how long the token is good, in minutes"`
 }
 
+type backupArgs struct {
+	File string `json:"file" arg:"1" required:"true" doc:"path of the file to make, on the server that is asked; it must not exist"`
+}
+
+// backupTo writes a backup to a new file that only this user reads.
+func (c *Cluster) backupTo(ctx context.Context, path string) (info BackupInfo, err error) {
+	if !filepath.IsAbs(path) {
+		return info, kind.Errorf(kind.Invalid, "backup: %q is not an absolute path", path)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return info, kind.Errorf(kind.Exists, "backup: %s exists", path)
+	} else if err != nil {
+		return info, kind.Errorf(kind.Invalid, "backup: %w", err)
+	}
+	info, err = c.Backup(ctx, f)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		os.Remove(path)
+	}
+	return info, err
+}
+
 // TokenInfo is a new join token.
 type TokenInfo struct {
 	Token   string    `json:"token" col:"TOKEN"`
@@ -89,6 +115,10 @@ func Commands(c *Cluster) []command.Command {
 				token, expires, err := c.CreateToken(ctx, TokenOptions{TTL: time.Duration(in.TTL) * time.Minute, For: in.For})
 				return TokenInfo{token, expires}, err
 			}),
+		command.New(command.Command{Noun: "cluster", Verb: "backup", Short: "Write the group state to a new file on the server that is asked", Changes: true,
+			Long:    "The file holds everything the servers agree on: members, databases, organizations, people, credentials (hashed) and the group's authority. Whoever has it can be the group: keep it as you keep keys. It holds no mail. Back with: postern cluster restore.",
+			Example: "postern cluster backup /var/backups/group.backup"},
+			func(ctx context.Context, in backupArgs) (BackupInfo, error) { return c.backupTo(ctx, in.File) }),
 		command.New(command.Command{Noun: "cluster", Verb: "status", Short: "Show members, leader, quorum and alarms of the agreed state", Roles: read},
 			func(ctx context.Context, _ command.None) (Status, error) { return c.Status(ctx), nil }),
 	}
