@@ -22,7 +22,7 @@ var floors = [][]string{
 	{"transport"},
 	{"active", "continuity", "addressbook", "migrate"},
 	{"access", "admin"},
-	{"node", "lab", "deps"},
+	{"node", "lab"},
 	{"sim"},
 }
 

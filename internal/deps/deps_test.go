@@ -1,8 +1,0 @@
-package deps
-
-import (
-	_ "github.com/anishathalye/porcupine"
-	_ "github.com/rogpeppe/go-internal/testscript"
-	_ "go.uber.org/goleak"
-	_ "pgregory.net/rapid"
-)
