@@ -105,5 +105,5 @@ func (p *play) expect(line string) {
 	if begin, open := strings.CutSuffix(want, "..."); open && strings.HasPrefix(got, begin) || got == want {
 		return
 	}
-	p.t.Error(fmt.Sprintf("got  %s\nwant %s", got, want))
+	p.t.Errorf("got  %s\nwant %s", got, want)
 }

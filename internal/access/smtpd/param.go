@@ -9,12 +9,11 @@ import (
 
 // mailParams are the parameters of MAIL that we know.
 type mailParams struct {
-	size   int64  // RFC 1870, -1 when not told
-	body   string // RFC 6152: "7BIT", "8BITMIME" or empty
-	utf8   bool   // RFC 6531
-	ret    string // RFC 3461: "FULL", "HDRS" or empty
-	envid  string // RFC 3461, decoded
-	bodies bool   // BODY was given
+	size  int64  // RFC 1870, -1 when not told
+	body  string // RFC 6152: "7BIT", "8BITMIME" or empty
+	utf8  bool   // RFC 6531
+	ret   string // RFC 3461: "FULL", "HDRS" or empty
+	envid string // RFC 3461, decoded
 }
 
 // rcptParams are the parameters of RCPT that we know (RFC 3461).

@@ -353,10 +353,7 @@ func TestDescription(t *testing.T) {
 func TestMetricsHaveHelp(t *testing.T) {
 	w := newWorld(t, nil)
 	w.want(w.do("root", "GET", "/api/v1/shelf/list", ""), 200)
-	var found []string
-	for _, f := range gather(t, w.reg) {
-		found = append(found, f)
-	}
+	found := gather(t, w.reg)
 	if !slices.Contains(found, "postern_admin_requests_total") || len(found) < 5 {
 		t.Errorf("metrics %v", found)
 	}
