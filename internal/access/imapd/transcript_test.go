@@ -1,7 +1,6 @@
 package imapd
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
