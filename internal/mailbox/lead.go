@@ -80,7 +80,7 @@ func (c *dbCopy) leadTerm(ctx context.Context, term org.Term) error {
 			n.Term, n.Handed, n.Since, n.Why = term+1, true, time.Now(), "the active copy's process started again"
 		})
 	}
-	if c.jn.End().LSN == 0 && term > 1 {
+	if c.jn.End().LSN == 0 && (term > 1 || m.Begun) {
 		// Empty is never fine (faults P24, P25): this database has been
 		// written to, so its log was here and is gone.
 		c.setState(org.CopyFailedAndSuspended, "the log is missing")
@@ -174,6 +174,11 @@ func (l *leader) bump() {
 func (l *leader) run(ctx context.Context) error {
 	if l.mount.Lossy != nil {
 		l.c.k.deps.Events.Emit(evLossyMount, "%s was mounted on %s although %s may have held more than position %d", l.c.name, l.c.k.me, l.mount.Lossy.Former, l.mount.Lossy.From)
+	}
+	if !l.mount.Begun {
+		if err := l.cas(ctx, func(m *org.Mount) { m.Begun = true }); err != nil {
+			return err
+		}
 	}
 	l.seqMu.Lock()
 	first := l.appendLocked(journal.KindTermStart, nil, nil)

@@ -202,6 +202,9 @@ type Mount struct {
 	// Lossy is set by a mount that may have lost the end of the log and kept
 	// until the missing interval was asked for again.
 	Lossy *LossyMark `json:"lossy,omitempty"`
+	// Begun tells that records were written: from then on a copy without a
+	// log is one that lost it.
+	Begun bool `json:"begun,omitempty"`
 	// Handed tells that the former active stopped before this term began, so
 	// that nobody has to wait for its lease to end.
 	Handed bool      `json:"handed,omitempty"`
