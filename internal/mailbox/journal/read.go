@@ -211,7 +211,10 @@ func (l *Log) Contains(p Position) bool {
 }
 
 func (l *Log) contains(p Position) (bool, error) {
-	if p.LSN == l.End().LSN || p.LSN == l.Start() {
+	if end := l.End(); p.LSN == end.LSN { // asked once: it moves
+		return p.Chain == end.Chain, nil
+	}
+	if p.LSN == l.Start() {
 		q, err := l.segmentStart(p.LSN)
 		return q.LSN == p.LSN && q.Chain == p.Chain, err
 	}
