@@ -1,0 +1,11 @@
+// Package e2e tests the built program from outside: real processes, real
+// sockets, real faults. Most tests run a lab (postern lab); those about how a
+// group grows and about data folders of older versions run `postern serve` by
+// themselves.
+//
+// Every process a test starts dies with the test program, also when that is
+// killed: the kernel sends the signal (prctl(2), PR_SET_PDEATHSIG).
+//
+// Each test has a range of 1000 ports of its own, from 32000 on, so that tests run
+// beside each other. Partitions need root and nft.
+package e2e
