@@ -65,8 +65,13 @@ func (p program) start(cmd *exec.Cmd) error {
 	return <-res
 }
 
+// commandWait is longer than any command may take.
+const commandWait = 90 * time.Second
+
 // run runs a command to its end; the answer is what it wrote to standard output.
 func (p program) run(ctx context.Context, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandWait)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, p.exe, args...)
 	cmd.Env = cleanEnv()
 	var stderr bytes.Buffer

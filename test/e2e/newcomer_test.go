@@ -47,7 +47,7 @@ func TestNewcomer(t *testing.T) {
 // again on the same folder.
 func TestLabGoesOn(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 33000, "--users", "3")
+	g := startLab(t, 34000, "--users", "3")
 	var want []string
 	u := g.file().Users[1].Address
 	for i := range 5 {

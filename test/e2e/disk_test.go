@@ -1,0 +1,117 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestFullDisk fills the disk of the server with the active copy, then those
+// of all, and gives the space back. The volumes are small so that filling
+// them is quick.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	g := startLab(t, 39000, "--users", "3", "--databases", "3", "--volumes", "1", "--volume-size", fmt.Sprint(512<<20))
+	c := g.load()
+	c.goesOn(20 * time.Second)
+	full := g.database("DB01").Active
+
+	g.order("fill-disk", full)
+	c.goesOn(30 * time.Second) // at whichever server
+	let(t, 2*time.Second)
+	g.order("free-disk", full)
+	g.inSync(time.Minute)
+	c.goesOn(20 * time.Second)
+
+	for _, s := range g.file().Servers {
+		g.order("fill-disk", s.Name)
+	}
+	u := g.file().Users[0].Address
+	eventually(t, 30*time.Second, "a delivery gets a temporary error", func() error {
+		err := deliver(t.Context(), g.server("MBX2").SMTP, u, letter("to a full disk", u))
+		if err == nil {
+			return fmt.Errorf("was accepted")
+		}
+		if !temporary(err) {
+			t.Fatalf("a full disk is told as %v", err)
+		}
+		t.Logf("SMTP says: %v", err)
+		return nil
+	})
+	r := g.login("MBX3", 0)
+	if _, err := r.store("INBOX", letter("append to a full disk", u)); !saidNo(err) {
+		t.Errorf("an append to a full disk is told as %v", err)
+	} else {
+		t.Logf("IMAP says: %v", err)
+	}
+	if _, err := r.subjects("INBOX"); err != nil {
+		t.Errorf("reading with full disks: %v", err)
+	}
+	for _, s := range g.file().Servers {
+		g.order("free-disk", s.Name)
+	}
+	c.goesOn(30 * time.Second)
+	g.inSync(time.Minute)
+	c.nothingLost()
+	g.identical()
+}
+
+// TestCorrupt flips bytes in a passive copy and in the active one below the
+// running servers.
+func TestCorrupt(t *testing.T) {
+	t.Parallel()
+	g := startLab(t, 40000, "--users", "1", "--databases", "1", "--volumes", "1")
+	u := g.file().Users[0].Address
+	var want []string
+	for i := range 20 {
+		s := fmt.Sprintf("precious %02d", i)
+		raw := append(letter(s, u), bytes.Repeat([]byte("precious words\r\n"), 1000)...)
+		must(t, deliver(t.Context(), g.server("MBX1").SMTP, u, raw))
+		want = append(want, s)
+	}
+	active := g.database("DB01").Active
+	for _, server := range []string{g.others(active)[0], active} {
+		g.order("corrupt", server, "--database", "DB01")
+		var found struct {
+			Ranges   int `json:"ranges"`
+			Repaired int `json:"repaired"`
+		}
+		var said any
+		must(t, g.command(t.Context(), &said, "copy", "scrub", "DB01", server))
+		t.Logf("scrub of %s: %v %v", server, said, found)
+		g.repairWasTold(server)
+		g.inSync(30 * time.Second)
+		g.identical()
+	}
+	r := g.login("MBX2", 0)
+	got, err := r.subjects("INBOX")
+	must(t, err)
+	if err := sameSubjects(got, want); err != nil {
+		t.Error(err)
+	}
+	for _, s := range want {
+		raw, err := r.body("INBOX", s)
+		must(t, err)
+		if !bytes.HasSuffix(raw, append(letter(s, u), bytes.Repeat([]byte("precious words\r\n"), 1000)...)) {
+			t.Errorf("%s came back damaged", s)
+		}
+	}
+}
+
+// repairWasTold looks for the operator's event.
+func (g *group) repairWasTold(server string) {
+	g.t.Helper()
+	out, err := postern.run(g.t.Context(), "--socket", g.server(server).Socket, "event", "list")
+	must(g.t, err)
+	if !strings.Contains(string(out), "repair") {
+		g.t.Errorf("no event of %s tells of a repair:\n%s", server, out)
+	}
+}
+
+// at runs a command at one server of the lab.
+func (g *group) at(server string, out any, args ...string) error {
+	b, err := postern.run(g.t.Context(), append([]string{"--socket", g.server(server).Socket, "--json", "--yes"}, args...)...)
+	return decode(b, err, out, args)
+}
