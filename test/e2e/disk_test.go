@@ -13,7 +13,7 @@ import (
 // them is quick.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 39000, "--users", "3", "--databases", "3", "--volumes", "1", "--volume-size", fmt.Sprint(512<<20))
+	g := startLab(t, 15000, "--users", "3", "--databases", "3", "--volumes", "1", "--volume-size", fmt.Sprint(512<<20))
 	c := g.load()
 	c.goesOn(20 * time.Second)
 	full := g.database("DB01").Active
@@ -62,7 +62,7 @@ func TestFullDisk(t *testing.T) {
 // running servers.
 func TestCorrupt(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 40000, "--users", "1", "--databases", "1", "--volumes", "1")
+	g := startLab(t, 15600, "--users", "1", "--databases", "1", "--volumes", "1")
 	u := g.file().Users[0].Address
 	var want []string
 	for i := range 20 {
@@ -75,12 +75,13 @@ func TestCorrupt(t *testing.T) {
 	for _, server := range []string{g.others(active)[0], active} {
 		g.order("corrupt", server, "--database", "DB01")
 		var found struct {
-			Ranges   int `json:"ranges"`
+			Damaged  int `json:"damaged"`
 			Repaired int `json:"repaired"`
 		}
-		var said any
-		must(t, g.command(t.Context(), &said, "copy", "scrub", "DB01", server))
-		t.Logf("scrub of %s: %v %v", server, said, found)
+		must(t, g.command(t.Context(), &found, "copy", "scrub", "DB01", server))
+		if found.Damaged == 0 || found.Damaged != found.Repaired {
+			t.Errorf("scrub of %s: %+v", server, found)
+		}
 		g.repairWasTold(server)
 		g.inSync(30 * time.Second)
 		g.identical()
@@ -105,7 +106,7 @@ func (g *group) repairWasTold(server string) {
 	g.t.Helper()
 	out, err := postern.run(g.t.Context(), "--socket", g.server(server).Socket, "event", "list")
 	must(g.t, err)
-	if !strings.Contains(string(out), "repair") {
+	if !strings.Contains(string(out), "copy_repaired") {
 		g.t.Errorf("no event of %s tells of a repair:\n%s", server, out)
 	}
 }

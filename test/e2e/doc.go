@@ -6,6 +6,7 @@
 // Every process a test starts dies with the test program, also when that is
 // killed: the kernel sends the signal (prctl(2), PR_SET_PDEATHSIG).
 //
-// Each test has a range of 1000 ports of its own, from 32000 on, so that tests run
-// beside each other. Partitions need root and nft.
+// Each test has 600 ports of its own, so that tests run beside each other. They
+// lie below 32768: a port from which the kernel may let a client's connection go
+// out is not there for a server that comes back. Partitions need root and nft.
 package e2e

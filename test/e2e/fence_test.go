@@ -15,7 +15,7 @@ import (
 // their way to it, long enough for another to take over, and lets it go on.
 func TestPausedActive(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 37000, "--users", "3")
+	g := startLab(t, 13800, "--users", "3")
 	c := g.load()
 	c.goesOn(20 * time.Second)
 	was := g.database("DB01")
@@ -60,7 +60,7 @@ func TestPausedActive(t *testing.T) {
 func TestPartitionedActive(t *testing.T) {
 	t.Parallel()
 	needPacketFilter(t)
-	g := startLab(t, 38000, "--users", "3")
+	g := startLab(t, 14400, "--users", "3")
 	c := g.load()
 	c.goesOn(20 * time.Second)
 	was := g.database("DB01")

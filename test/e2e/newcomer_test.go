@@ -11,7 +11,7 @@ import (
 // another, and a server dies meanwhile.
 func TestNewcomer(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 32000, "--users", "3")
+	g := startLab(t, 12000, "--users", "3")
 	u := g.file().Users[0].Address
 	const first, second = "hello from server one", "hello again"
 	must(t, deliver(t.Context(), g.server("MBX1").SMTP, u, letter(first, u)))
@@ -47,7 +47,7 @@ func TestNewcomer(t *testing.T) {
 // again on the same folder.
 func TestLabGoesOn(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 34000, "--users", "3")
+	g := startLab(t, 12600, "--users", "3")
 	var want []string
 	u := g.file().Users[1].Address
 	for i := range 5 {
