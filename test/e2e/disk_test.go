@@ -19,9 +19,11 @@ func TestFullDisk(t *testing.T) {
 	full := g.database("DB01").Active
 
 	g.order("fill-disk", full)
+	g.told(full, "Vol1 has less than its reserve")
 	c.goesOn(30 * time.Second) // at whichever server
 	let(t, 2*time.Second)
 	g.order("free-disk", full)
+	g.told(full, "Vol1 has space again")
 	g.inSync(time.Minute)
 	c.goesOn(20 * time.Second)
 
@@ -82,7 +84,7 @@ func TestCorrupt(t *testing.T) {
 		if found.Damaged == 0 || found.Damaged != found.Repaired {
 			t.Errorf("scrub of %s: %+v", server, found)
 		}
-		g.repairWasTold(server)
+		g.told(server, "was repaired from")
 		g.inSync(30 * time.Second)
 		g.identical()
 	}
@@ -101,14 +103,16 @@ func TestCorrupt(t *testing.T) {
 	}
 }
 
-// repairWasTold looks for the operator's event.
-func (g *group) repairWasTold(server string) {
+// told waits for an operator's event at a server.
+func (g *group) told(server, words string) {
 	g.t.Helper()
-	out, err := postern.run(g.t.Context(), "--socket", g.server(server).Socket, "event", "list")
-	must(g.t, err)
-	if !strings.Contains(string(out), "copy_repaired") {
-		g.t.Errorf("no event of %s tells of a repair:\n%s", server, out)
-	}
+	eventually(g.t, 20*time.Second, server+" tells: "+words, func() error {
+		out, err := postern.run(g.t.Context(), "--socket", g.server(server).Socket, "event", "list")
+		if err == nil && !strings.Contains(string(out), words) {
+			err = fmt.Errorf("no such event:\n%s", out)
+		}
+		return err
+	})
 }
 
 // at runs a command at one server of the lab.
