@@ -180,6 +180,7 @@ func (l *leader) run(ctx context.Context) error {
 			return err
 		}
 	}
+	row := l.mount // as the term begins; from here on others change it
 	l.seqMu.Lock()
 	first := l.appendLocked(journal.KindTermStart, nil, nil)
 	l.seqMu.Unlock()
@@ -191,7 +192,7 @@ func (l *leader) run(ctx context.Context) error {
 	if err := l.wait(ctx, func() bool { return l.applied >= first }); err != nil {
 		return err
 	}
-	if l.mount.Lossy != nil {
+	if row.Lossy != nil {
 		if err := l.skipNumbers(ctx); err != nil {
 			return err
 		}
@@ -203,7 +204,7 @@ func (l *leader) run(ctx context.Context) error {
 	l.mu.Unlock()
 	l.c.setState(org.CopyMounted, "")
 	l.c.hub.pingAll()
-	l.c.k.deps.Events.Emit(evMounted, "%s is active on %s, term %d, %s after the mount began: %s", l.c.name, l.c.k.me, l.term, took.Round(time.Millisecond), l.mount.Why)
+	l.c.k.deps.Events.Emit(evMounted, "%s is active on %s, term %d, %s after the mount began: %s", l.c.name, l.c.k.me, l.term, took.Round(time.Millisecond), row.Why)
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
