@@ -16,6 +16,10 @@ import (
 	"github.com/postern-mail/postern/internal/org"
 )
 
+// diskPatience is how long one write of log may take before the copy is
+// reported as failed; it is Healthy again when the disk answers.
+const diskPatience = 3 * time.Second
+
 // role is what a copy has to do now; two equal roles need no change.
 type role struct {
 	do       string // "lead", "follow", "rest"
@@ -345,6 +349,11 @@ func (c *dbCopy) open() error {
 	c.mu.Lock()
 	c.maxTerm = max(c.maxTerm, c.jn.End().Term)
 	c.commit = c.index().Applied().LSN
+	if c.promised.IsZero() {
+		// What this copy promised before its process ended is not written
+		// down; a lease is shorter than an open log is worth waiting for.
+		c.promised, c.promisee = time.Now(), c.mount.Active
+	}
 	c.mu.Unlock()
 	c.gate.opened()
 	return nil
@@ -450,6 +459,10 @@ func (c *dbCopy) status() org.CopyStatus {
 		s.Copied = c.jn.End().LSN
 		s.Replayed = c.index().Applied().LSN
 		s.DiskUsed = c.jn.Used()
+		if d := c.jn.Stalled(); d >= diskPatience && !c.vol.full() {
+			// Whoever decides who can store must not count on this copy.
+			s.State, s.Reason = org.CopyFailed, fmt.Sprintf("the disk has not finished a write for %s", d.Round(time.Second))
+		}
 	}
 	s.Generated = max(s.Generated, s.Copied)
 	return s

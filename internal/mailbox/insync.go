@@ -52,7 +52,7 @@ func (l *leader) reviewMembers(ctx context.Context) error {
 		m.canStore = canStore[s] && !m.gone
 		ms = append(ms, m)
 	}
-	r := rules{grace: l.c.k.cfg.Grace, lostGrace: l.c.k.cfg.LostGrace, redundancy: def.Redundancy}
+	r := rules{grace: l.c.k.cfg.Grace, lostGrace: l.c.k.cfg.LostGrace, redundancy: def.Redundancy, wasAlone: l.mount.AloneSince != nil}
 	v := judge(ms, tail, max(l.commit, l.begun), r, time.Now())
 	for _, s := range v.add {
 		// Waited for from now on: the set may only name copies that have

@@ -293,10 +293,18 @@ func (l *leader) submit(ctx context.Context, req any, grow bool, boxes ...org.Ma
 	}
 	select {
 	case err := <-p.done:
-		if err == nil {
-			err = planErr
+		switch {
+		case err != nil:
+			return nil, err
+		case planErr == nil && !pl.NoOp:
+			return pl.Result, nil
 		}
-		return pl.Result, err
+		// No other copy had a say in this answer, so it is as good as a read:
+		// of a term that may be over it would be wrong.
+		if ok, stale := l.readable(); !ok || stale {
+			return nil, kind.Errorf(kind.Busy, "%s on %s has not heard from its in-sync copies", l.c.name, l.c.k.me)
+		}
+		return pl.Result, planErr
 	case <-ctx.Done():
 		return nil, kind.Errorf(kind.Busy, "%s: not confirmed in time; it may still be", l.c.name)
 	}

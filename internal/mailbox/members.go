@@ -33,10 +33,13 @@ type member struct {
 	canStore bool
 }
 
-// rules are the settings membership decides by.
+// rules are what membership decides by.
 type rules struct {
 	grace, lostGrace time.Duration
 	redundancy       org.Redundancy
+	// wasAlone tells that the mount row says so: changes are confirmed on this
+	// copy only, and known by position.
+	wasAlone bool
 }
 
 // verdict says what the in-sync set should become.
@@ -61,21 +64,16 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		if !m.inSync && !m.joining {
 			continue
 		}
-		switch {
-		case m.short,
-			m.gone && !m.connected,
-			m.connected && !m.spoke.IsZero() && now.Sub(m.spoke) >= r.grace,
-			!m.connected && !m.lostAt.IsZero() && now.Sub(m.lostAt) >= r.lostGrace,
-			!m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace:
+		if m.short || m.gone && !m.connected || m.stalls(r, now) || !m.connected && !m.lostAt.IsZero() && now.Sub(m.lostAt) >= r.lostGrace {
 			v.remove = append(v.remove, m.server)
-		default:
+		} else {
 			left++
 		}
 	}
 	for _, m := range ms {
 		// A copy enters when it has everything confirmed and is close enough
 		// to the end that waiting for it costs no more than one round.
-		if !m.inSync && m.connected && !m.short && m.canEnter(tail, commit) && !slices.Contains(v.remove, m.server) {
+		if !m.inSync && m.connected && !m.short && !m.stalls(r, now) && m.canEnter(tail, commit) && !slices.Contains(v.remove, m.server) {
 			v.add = append(v.add, m.server)
 		}
 	}
@@ -88,12 +86,24 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		v.alone = true // a database with one copy has nobody to wait for
 	case r.redundancy == org.AlwaysTwo:
 		v.held = "always-two asks for a second copy and none is in sync"
+	case r.wasAlone:
+		// A server that comes back needs a while to catch up. Holding changes
+		// meanwhile would make its return an outage and protect nothing: what
+		// it lacks it lacks either way, and it enters as soon as it is near.
+		v.alone = true
 	case i >= 0:
 		v.held = string(ms[i].server) + " is a live member and is not in sync yet"
 	default:
 		v.alone = true
 	}
 	return v
+}
+
+// stalls tells that it is connected and either silent, or has not stored what
+// it was sent, for the grace time.
+func (m *member) stalls(r rules, now time.Time) bool {
+	return m.connected && !m.spoke.IsZero() && now.Sub(m.spoke) >= r.grace ||
+		!m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace
 }
 
 // enterWithin is how far from the end a copy may be to enter the in-sync set.

@@ -19,6 +19,7 @@ import (
 	"github.com/postern-mail/postern/internal/active"
 	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mail"
@@ -31,6 +32,7 @@ type Options struct {
 	Servers int       // 3
 	Log     io.Writer // where servers log to, nil for nowhere
 	Mailbox func(*mailbox.Config)
+	Disk    func(org.ServerName) fsx.FS // nil for this machine's
 }
 
 // World is a group of servers in this process.
@@ -189,7 +191,11 @@ func (s *Server) Start(ctx context.Context) error {
 	if s.w.o.Mailbox != nil {
 		s.w.o.Mailbox(&cfg)
 	}
-	k, err := mailbox.New(cfg, mailbox.Deps{Group: c, Log: log, Events: s.Events})
+	d := mailbox.Deps{Group: c, Log: log, Events: s.Events}
+	if s.w.o.Disk != nil {
+		d.FS = s.w.o.Disk(s.Name)
+	}
+	k, err := mailbox.New(cfg, d)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ type Crowd struct {
 	Watchers int
 	Sizes    Sizes
 	Pause    time.Duration // of sessions, between two steps
+	// SendPause is that of senders, between two messages; 0 for full speed.
+	SendPause time.Duration
 }
 
 // Start puts the load on; stop takes it off. Watchers stay a moment longer
@@ -30,7 +32,7 @@ func (c Crowd) Start(ctx context.Context) (stop func()) {
 		watching.Go(func() { w.Run(watch) })
 	}
 	for i := range c.Senders {
-		s := &Sender{Name: fmt.Sprintf("smtp%02d", i), Number: i, Target: c.Target, History: c.History, Sizes: c.Sizes}
+		s := &Sender{Name: fmt.Sprintf("smtp%02d", i), Number: i, Target: c.Target, History: c.History, Sizes: c.Sizes, Pause: c.SendPause}
 		loading.Go(func() { s.Run(load) })
 	}
 	for i := range c.Sessions {

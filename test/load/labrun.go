@@ -148,31 +148,6 @@ func (l *Lab) Wait(ctx context.Context, patience time.Duration, try func() error
 	}
 }
 
-// LabProcesses are the process ids of all servers of a lab.
-func (l *Lab) LabProcesses() ([]int, error) {
-	var f struct {
-		Servers []struct {
-			PID     int            `json:"pid"`
-			Workers map[string]int `json:"worker_pids"`
-		} `json:"servers"`
-	}
-	b, err := os.ReadFile(l.File())
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, err
-	}
-	var out []int
-	for _, s := range f.Servers {
-		out = append(out, s.PID)
-		for _, p := range s.Workers {
-			out = append(out, p)
-		}
-	}
-	return out, nil
-}
-
 // Database is what `database list` tells.
 type Database struct {
 	Name   string   `json:"name"`

@@ -88,15 +88,7 @@ func Ops() []Op {
 		{Name: "append 4 KiB", do: func(w *opWorker) error {
 			w.n++
 			raw := Compose(ID(fmt.Sprintf("op-%d-%d", w.number, w.n)), w.user.Address, []string{w.user.Address}, 4<<10, w.rand)
-			cmd := w.conn.client.Append("INBOX", int64(len(raw)), nil)
-			if _, err := cmd.Write(raw); err != nil {
-				return err
-			}
-			if err := cmd.Close(); err != nil {
-				return err
-			}
-			_, err := cmd.Wait()
-			return err
+			return w.conn.append(raw)
 		}},
 	}
 }
@@ -138,9 +130,10 @@ func (w *opWorker) fetch(n uint32, o *imap.FetchOptions) error {
 }
 
 // RunOp repeats an operation in several sessions for a while. It returns how
-// long each took and how many failed.
-func RunOp(ctx context.Context, t *Target, op Op, sessions int, d time.Duration) ([]time.Duration, int, error) {
-	ctx, cancel := context.WithCancel(ctx)
+// long each took and how many failed. What is under way when the while is
+// over is waited for, when outer ends it is not.
+func RunOp(outer context.Context, t *Target, op Op, sessions int, d time.Duration) ([]time.Duration, int, error) {
+	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	var mu sync.Mutex // guards lat and fails
 	var lat []time.Duration
@@ -162,6 +155,7 @@ func RunOp(ctx context.Context, t *Target, op Op, sessions int, d time.Duration)
 					return err
 				}
 				defer w.conn.close()
+				defer context.AfterFunc(outer, w.conn.close)()
 			} else {
 				connected <- nil
 			}

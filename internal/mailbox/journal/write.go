@@ -217,6 +217,8 @@ func (l *Log) store(from Position, items []item, end Position) error {
 	if len(items) == 0 {
 		return nil
 	}
+	l.busy.Store(time.Now().UnixNano())
+	defer l.busy.Store(0)
 	b := l.plan(from, items)
 	files, err := l.takeAll(b)
 	if err != nil {

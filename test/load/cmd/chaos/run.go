@@ -1,13 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -84,7 +81,7 @@ func (g *game) play(ctx context.Context) (err error) {
 
 // rounds does all faults in turn.
 func (g *game) rounds(ctx context.Context) error {
-	if err := g.rest(ctx, 3*time.Second); err != nil {
+	if err := load.Rest(ctx, 3*time.Second); err != nil {
 		return err
 	}
 	kinds := []func(context.Context) error{}
@@ -93,7 +90,7 @@ func (g *game) rounds(ctx context.Context) error {
 			kinds = append(kinds, f)
 		}
 	}
-	victims := []func(context.Context) (string, string, error){g.mostActive, g.primary, g.leader}
+	victims := []func(context.Context) (string, string, error){g.lab.MostActive, g.lab.Primary, g.lab.Leader}
 	turn := 0
 	kill := func(ctx context.Context) error {
 		pick := victims[turn%len(victims)]
@@ -130,80 +127,9 @@ func (g *game) rounds(ctx context.Context) error {
 	return nil
 }
 
-func (g *game) rest(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 func (g *game) broke(format string, args ...any) {
 	g.broken = append(g.broken, fmt.Sprintf(format, args...))
 	fmt.Printf("  BROKEN: "+format+"\n", args...)
-}
-
-// mostActive is the server with the most active databases.
-func (g *game) mostActive(ctx context.Context) (server, why string, err error) {
-	list, err := g.lab.Databases(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	held := map[string][]string{}
-	for _, d := range list {
-		held[d.Active] = append(held[d.Active], d.Name)
-	}
-	server = slices.MaxFunc(slices.Sorted(maps.Keys(held)), func(a, b string) int { return cmp.Compare(len(held[a]), len(held[b])) })
-	return server, strings.Join(held[server], ","), nil
-}
-
-// holds names the databases active on a server.
-func (g *game) holds(ctx context.Context, server string) string {
-	list, err := g.lab.Databases(ctx)
-	if err != nil {
-		return "?"
-	}
-	var out []string
-	for _, d := range list {
-		if d.Active == server {
-			out = append(out, d.Name)
-		}
-	}
-	return strings.Join(out, ",")
-}
-
-// primary is the server with the primary Active Manager.
-func (g *game) primary(ctx context.Context) (server, why string, err error) {
-	var rows []struct {
-		Server string `json:"server"`
-		Role   string `json:"role"`
-	}
-	if err := g.lab.Command(ctx, &rows, "active", "status"); err != nil {
-		return "", "", err
-	}
-	for _, r := range rows {
-		if r.Role == "primary" {
-			return r.Server, "primary Active Manager", nil
-		}
-	}
-	return "", "", errors.New("nobody is the primary Active Manager")
-}
-
-// leader is the server that leads etcd.
-func (g *game) leader(ctx context.Context) (server, why string, err error) {
-	var s struct {
-		Leader string `json:"leader"`
-	}
-	if err := g.lab.Command(ctx, &s, "cluster", "status"); err != nil {
-		return "", "", err
-	}
-	if s.Leader == "" {
-		return "", "", errors.New("etcd has no leader")
-	}
-	return s.Leader, "etcd leader", nil
 }
 
 // begin notes a fault that takes the server from its clients.
@@ -224,7 +150,7 @@ func (g *game) kill(ctx context.Context, pick func(context.Context) (string, str
 	if err != nil {
 		return fmt.Errorf("nobody to kill: %w", err)
 	}
-	if held := g.holds(ctx, server); !strings.Contains(why, held) {
+	if held := g.lab.Holds(ctx, server); !strings.Contains(why, held) {
 		why = strings.Trim(why+" "+held, " ")
 	}
 	g.target.SetDown(server, true)
@@ -232,7 +158,7 @@ func (g *game) kill(ctx context.Context, pick func(context.Context) (string, str
 	if err := g.lab.Order(ctx, "kill", server); err != nil {
 		return err
 	}
-	if err := g.rest(ctx, g.opt.every/2); err != nil {
+	if err := load.Rest(ctx, g.opt.every/2); err != nil {
 		return err
 	}
 	if err := g.lab.Order(ctx, "start", server, "--wait"); err != nil {
@@ -255,7 +181,7 @@ func (g *game) wholeAgain(ctx context.Context, server string) error {
 		return errFailed
 	}
 	fmt.Printf("          in sync again after %s\n", time.Since(begun).Round(100*time.Millisecond))
-	return g.rest(ctx, g.opt.every/2)
+	return load.Rest(ctx, g.opt.every/2)
 }
 
 // stopFor is how long a server is paused or cut off.
@@ -272,7 +198,7 @@ func (g *game) partition(ctx context.Context) error {
 // away takes the server with the most active databases away for a while and
 // gives it back as it was.
 func (g *game) away(ctx context.Context, verb, back, what string) error {
-	server, held, err := g.mostActive(ctx)
+	server, held, err := g.lab.MostActive(ctx)
 	if err != nil {
 		return err
 	}
@@ -281,13 +207,13 @@ func (g *game) away(ctx context.Context, verb, back, what string) error {
 	if err := g.lab.Order(ctx, verb, server); err != nil {
 		return err
 	}
-	if err := g.rest(ctx, stopFor); err != nil {
+	if err := load.Rest(ctx, stopFor); err != nil {
 		return err
 	}
 	if err := g.lab.Order(ctx, back, server); err != nil {
 		return err
 	}
-	if err := g.rest(ctx, 5*time.Second); err != nil {
+	if err := load.Rest(ctx, 5*time.Second); err != nil {
 		return err
 	}
 	g.target.SetDown(server, false)
@@ -298,25 +224,14 @@ func (g *game) away(ctx context.Context, verb, back, what string) error {
 
 // move makes another copy of a database active, in turn.
 func (g *game) move(ctx context.Context) error {
-	list, err := g.lab.Databases(ctx)
+	f, err := g.lab.Move(ctx, len(g.faults))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil {
-		return err
-	}
-	d := list[len(g.faults)%len(list)]
-	to := ""
-	for _, s := range d.InSync {
-		if s != d.Active {
-			to = s
-		}
-	}
-	at := time.Now()
-	if err := g.lab.Command(ctx, nil, "database", "move", d.Name, "--to", to); err != nil {
-		g.broke("move of %s from %s to %s: %v", d.Name, d.Active, to, err)
+		g.broke("%v", err)
 		return errFailed
 	}
-	if err := g.rest(ctx, 2*time.Second); err != nil {
-		return err
-	}
-	g.faults = append(g.faults, load.Fault{At: at, Until: at.Add(2 * time.Second), Kind: "move", What: d.Name + " " + d.Active + " to " + to})
+	g.faults = append(g.faults, f)
 	return nil
 }

@@ -1,0 +1,91 @@
+package sim
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// hangingDisk is this machine's disk, whose syncs do not return while it hangs.
+type hangingDisk struct {
+	fsx.FS
+	mu   sync.Mutex // guards hung
+	hung chan struct{}
+}
+
+func (d *hangingDisk) hang() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hung = make(chan struct{})
+}
+
+func (d *hangingDisk) goOn() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.hung != nil {
+		close(d.hung)
+		d.hung = nil
+	}
+}
+
+func (d *hangingDisk) OpenFile(path string, mode fsx.Mode) (fsx.File, error) {
+	f, err := d.FS.OpenFile(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	return hangingFile{f, d}, nil
+}
+
+func (d *hangingDisk) Create(path string) (fsx.File, error) {
+	return d.OpenFile(path, fsx.Write|fsx.New)
+}
+
+type hangingFile struct {
+	fsx.File
+	d *hangingDisk
+}
+
+func (f hangingFile) Sync() error {
+	f.d.mu.Lock()
+	hung := f.d.hung
+	f.d.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
+	return f.File.Sync()
+}
+
+// TestHungDisk: the server of the only other copy lives, but its disk answers
+// nothing. That may not stop the database for good, and it is a full copy
+// again when the disk is back.
+func TestHungDisk(t *testing.T) {
+	disk := &hangingDisk{FS: fsx.OS{}}
+	w := world(t, Options{Disk: func(s org.ServerName) fsx.FS {
+		if s == "MBX2" {
+			return disk
+		}
+		return fsx.OS{}
+	}})
+	t.Cleanup(disk.goOn)
+	w.mustRun(t, 1, "database create", `{"database":"DB01","servers":"MBX1,MBX2"}`)
+	w.inSync(t, 3, "DB01", 2)
+	if err := w.Server(1).Store().Setup(t.Context(), box, mail.MailboxSetup{Organization: "o1"}); err != nil {
+		t.Fatal(err)
+	}
+	disk.hang()
+	for i := range 5 {
+		if err := w.Server(3).append(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.mount(1, "DB01").AloneSince == nil {
+		t.Error("nobody noted that changes were confirmed on one copy")
+	}
+	disk.goOn()
+	w.inSync(t, 1, "DB01", 2)
+	w.Server(3).holdsOnce(t, 5)
+	w.mustRun(t, 1, "copy verify", `{"bodies":true}`)
+}
