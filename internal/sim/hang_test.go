@@ -58,17 +58,46 @@ func (f hangingFile) Sync() error {
 	return f.File.Sync()
 }
 
+// of gives the disk to one server.
+func (d *hangingDisk) of(server org.ServerName) Options {
+	return Options{Disk: func(s org.ServerName) fsx.FS {
+		if s == server {
+			return d
+		}
+		return fsx.OS{}
+	}}
+}
+
+// TestHungActiveDisk: the active copy's disk answers nothing while its server
+// lives. Another copy takes over, and what was asked meanwhile is done once.
+func TestHungActiveDisk(t *testing.T) {
+	disk := &hangingDisk{FS: fsx.OS{}}
+	w := started(t, disk.of("MBX1"))
+	t.Cleanup(disk.goOn)
+	if m := w.mount(1, "DB01"); m.Active != "MBX1" {
+		t.Fatalf("active on %s", m.Active)
+	}
+	disk.hang()
+	for i := range 5 {
+		if err := w.Server(2).append(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m := w.mount(2, "DB01"); m.Active == "MBX1" {
+		t.Error("the copy on the hung disk is still active")
+	}
+	disk.goOn()
+	w.inSync(t, 2, "DB01", 3)
+	w.Server(1).holdsOnce(t, 5)
+	w.mustRun(t, 1, "copy verify", `{"bodies":true}`)
+}
+
 // TestHungDisk: the server of the only other copy lives, but its disk answers
 // nothing. That may not stop the database for good, and it is a full copy
 // again when the disk is back.
 func TestHungDisk(t *testing.T) {
 	disk := &hangingDisk{FS: fsx.OS{}}
-	w := world(t, Options{Disk: func(s org.ServerName) fsx.FS {
-		if s == "MBX2" {
-			return disk
-		}
-		return fsx.OS{}
-	}})
+	w := world(t, disk.of("MBX2"))
 	t.Cleanup(disk.goOn)
 	w.mustRun(t, 1, "database create", `{"database":"DB01","servers":"MBX1,MBX2"}`)
 	w.inSync(t, 3, "DB01", 2)
