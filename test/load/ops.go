@@ -45,6 +45,8 @@ type Op struct {
 	Name string
 	// Fresh operations connect by themselves.
 	Fresh bool
+	// Grows says that each one adds a message.
+	Grows bool
 	do    func(w *opWorker) error
 }
 
@@ -85,7 +87,7 @@ func Ops() []Op {
 			_, err := w.conn.client.UIDSearch(&imap.SearchCriteria{Header: []imap.SearchCriteriaHeaderField{{Key: "Subject", Value: "no such words"}}}, nil).Wait()
 			return err
 		}},
-		{Name: "append 4 KiB", do: func(w *opWorker) error {
+		{Name: "append 4 KiB", Grows: true, do: func(w *opWorker) error {
 			w.n++
 			raw := Compose(ID(fmt.Sprintf("op-%d-%d", w.number, w.n)), w.user.Address, []string{w.user.Address}, 4<<10, w.rand)
 			return w.conn.append(raw)

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/postern-mail/postern/test/load"
@@ -31,8 +32,10 @@ type peer struct {
 	password string
 	smtp     int
 	imaps    int
-	master   int // Postfix
+	started  bool // Postfix, or it was tried
+	master   int  // Postfix
 	dovecot  *exec.Cmd
+	gone     chan struct{} // dovecot is
 }
 
 // missing names what has to be installed for a comparison.
@@ -60,9 +63,17 @@ func startPeer(ctx context.Context, dir, domain, password string, basePort int) 
 	p.dovecot = exec.Command("/usr/sbin/dovecot", "-F", "-c", filepath.Join(dir, "dovecot.conf"))
 	var said bytes.Buffer
 	p.dovecot.Stdout, p.dovecot.Stderr = &said, &said
+	// A group of its own: Ctrl-C is for this program, which stops Dovecot in its time.
+	p.dovecot.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.dovecot.Start(); err != nil {
 		return nil, err
 	}
+	p.gone = make(chan struct{})
+	go func() {
+		_ = p.dovecot.Wait() // its words are in said
+		close(p.gone)
+	}()
+	p.started = true
 	if out, err := exec.CommandContext(ctx, "/usr/sbin/postfix", "-c", filepath.Join(dir, "postfix"), "start").CombinedOutput(); err != nil {
 		p.stop()
 		return nil, fmt.Errorf("postfix start: %w: %s", err, out)
@@ -110,13 +121,25 @@ func waitPort(ctx context.Context, port int) error {
 	}
 }
 
+// stopWait is how long each of both has to end before it is killed.
+const stopWait = 10 * time.Second
+
+// stop ends both and waits until they are gone.
 func (p *peer) stop() {
-	if p.master > 0 {
+	if p.started {
 		_ = exec.Command("/usr/sbin/postfix", "-c", filepath.Join(p.dir, "postfix"), "stop").Run() // it may be gone
 	}
-	if p.dovecot != nil && p.dovecot.Process != nil {
-		_ = p.dovecot.Process.Signal(os.Interrupt)
-		_ = p.dovecot.Wait() // how it ended does not matter
+	all := load.Tree(p.dovecot.Process.Pid)
+	_ = p.dovecot.Process.Signal(os.Interrupt)
+	t := time.NewTimer(stopWait)
+	defer t.Stop()
+	select {
+	case <-p.gone:
+	case <-t.C:
+		for _, pid := range all {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone
+		}
+		<-p.gone
 	}
 }
 
@@ -242,7 +265,8 @@ command_directory = /usr/sbin
 daemon_directory = /usr/lib/postfix/sbin
 mail_owner = postfix
 setgid_group = postdrop
-maillog_file = /var/log/postern-bench-postfix.log
+maillog_file_prefixes = @DIR@
+maillog_file = @DIR@/postfix.log
 myhostname = localhost.localdomain
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
@@ -255,7 +279,7 @@ mynetworks = 127.0.0.0/8
 smtpd_recipient_restrictions = permit_mynetworks, reject
 smtpd_client_connection_count_limit = 0
 smtpd_peername_lookup = no
-default_process_limit = 200
+default_process_limit = 400
 virtual_destination_concurrency_limit = 20
 lmtp_destination_concurrency_limit = 20
 lmtp_destination_recipient_limit = 50

@@ -3,78 +3,37 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// disk is what the disk can do alone.
-type disk struct {
-	bandwidth float64 // bytes per second, written in 1 MiB and synced at the end of each 16
-	syncs     float64 // 4 KiB writes, each synced, per second
-}
-
-// measureDisk writes for a moment.
-func measureDisk(dir string) (disk, error) {
-	var d disk
-	path := filepath.Join(dir, "disk-probe")
-	f, err := os.Create(path)
-	if err != nil {
-		return d, err
-	}
-	defer os.Remove(path)
-	defer f.Close()
-	rate := func(size, every int) (float64, error) {
-		buf := make([]byte, size)
-		for i := range buf {
-			buf[i] = byte(i * 7)
-		}
-		n, begun := 0, time.Now()
-		for time.Since(begun) < 2*time.Second {
-			if _, err := f.WriteAt(buf, int64(n%512)*int64(size)); err != nil {
-				return 0, err
-			}
-			if n++; n%every == 0 {
-				if err := unix.Fdatasync(int(f.Fd())); err != nil {
-					return 0, err
-				}
-			}
-		}
-		return float64(n) / time.Since(begun).Seconds(), nil
-	}
-	n, err := rate(1<<20, 16)
-	if err != nil {
-		return d, err
-	}
-	d.bandwidth = n * (1 << 20)
-	d.syncs, err = rate(4<<10, 1)
-	return d, err
-}
-
-func (d disk) print(w io.Writer) {
-	fmt.Fprintf(w, "the disk alone: %.0f MB/s in large synced writes, %.0f synced writes of 4 KiB per second\n", d.bandwidth/1e6, d.syncs)
-}
-
 func (x row) print(w io.Writer) {
-	fmt.Fprintf(w, "  %-28s %8.0f/s", x.name, x.rate)
-	if x.visible > 0 {
-		fmt.Fprintf(w, "  visible %8.0f/s", x.visible)
+	fmt.Fprintf(w, "  %-44s %8s/s", x.Name, rate(x.Rate))
+	if x.Visible > 0 {
+		fmt.Fprintf(w, "  visible %s/s", rate(x.Visible))
 	}
-	fmt.Fprintf(w, "  p50 %s p95 %s p99 %s  cpu %s", short(x.p50), short(x.p95), short(x.p99), short(x.cpu))
-	if x.syncs > 0 {
-		fmt.Fprintf(w, "  %.2f syncs per message and copy", x.syncs)
+	fmt.Fprintf(w, "  p50 %s p95 %s p99 %s  cpu %s", short(x.P50), short(x.P95), short(x.P99), short(x.CPU))
+	if x.Syncs > 0 {
+		fmt.Fprintf(w, "  %.2f syncs per message and copy", x.Syncs)
 	}
-	if x.errors > 0 {
-		fmt.Fprintf(w, "  %d errors", x.errors)
+	if x.Errors > 0 {
+		fmt.Fprintf(w, "  %d errors", x.Errors)
 	}
 	fmt.Fprintln(w)
 }
 
+// rate with as many digits as say something.
+func rate(r float64) string {
+	if r < 10 {
+		return fmt.Sprintf("%.2f", r)
+	}
+	return fmt.Sprintf("%.0f", r)
+}
+
 func short(d time.Duration) string {
 	switch {
+	case d == 0:
+		return "-"
 	case d < time.Millisecond:
 		return fmt.Sprintf("%d µs", d.Microseconds())
 	case d < time.Second:
@@ -83,51 +42,150 @@ func short(d time.Duration) string {
 	return fmt.Sprintf("%.2f s", d.Seconds())
 }
 
-// report prints both systems side by side and what the first makes of the disk.
-func report(w io.Writer, p, q *results, d disk) {
+func ratio(a, b float64) string {
+	if b == 0 || a == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", a/b)
+}
+
+// report prints all tables.
+func (f figures) report(w io.Writer) {
+	fmt.Fprintf(w, "\n==== figures, after %s\n", f.Took.Round(time.Second))
+	f.print(w)
+	f.Disk.print(w)
 	tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
-	defer tw.Flush()
-	fmt.Fprintln(tw)
-	if q == nil {
-		fmt.Fprintln(tw, "ROW\tRATE/S\tVISIBLE/S\tP50\tP99\tCPU EACH\tSYNCS\tOF DISK")
-		for _, x := range p.rows {
-			fmt.Fprintf(tw, "%s\t%.0f\t%.0f\t%s\t%s\t%s\t%.2f\t%s\n", x.name, x.rate, x.visible, short(x.p50), short(x.p99), short(x.cpu), x.syncs, ofDisk(x, d))
-		}
-	} else {
-		fmt.Fprintf(tw, "ROW\t%s/S\t%s/S\tRATE\tVISIBLE\tP50\tP99\tCPU EACH\tSYNCS\tOF DISK\n", p.system, q.system)
-		for _, x := range p.rows {
-			y, ok := q.find(x.name)
-			if !ok {
-				continue
-			}
-			fmt.Fprintf(tw, "%s\t%.0f\t%.0f\t%s\t%s\t%s : %s\t%s : %s\t%s\t%.2f\t%s\n", x.name, x.rate, y.rate, ratio(x.rate, y.rate), ratio(x.visible, y.visible),
-				short(x.p50), short(y.p50), short(x.p99), short(y.p99), ratio(float64(x.cpu), float64(y.cpu)), x.syncs, ofDisk(x, d))
-		}
-		fmt.Fprintln(tw, "(RATE, VISIBLE, CPU EACH: ours divided by theirs; three copies against one)")
+	for _, table := range []func(io.Writer){f.rates, f.growth, f.pauses, f.memory, f.aims} {
+		table(tw)
+		_ = tw.Flush() // to a terminal
 	}
-	fmt.Fprintln(tw, "\nMEMORY\tSYSTEM\tBYTES")
-	for _, r := range []*results{p, q} {
-		if r == nil {
-			continue
-		}
-		for _, f := range r.memory {
-			fmt.Fprintf(tw, "%s\t%s\t%.1f KiB\n", f.name, r.system, float64(f.bytes)/1024)
-		}
+	if f.Incomplete != "" {
+		fmt.Fprintln(w, "\nNOT COMPLETE:", f.Incomplete)
 	}
+}
+
+// rates shows both systems side by side, and what the first makes of the disk.
+func (f figures) rates(w io.Writer) {
+	if len(f.Postern.Rows) == 0 {
+		return
+	}
+	pair := func(a, b time.Duration) string {
+		if f.Peer == nil {
+			return short(a)
+		}
+		return short(a) + " : " + short(b)
+	}
+	fmt.Fprintln(w, "\nROW\tRATE/S\tTHEIRS\tRATIO\tVISIBLE\tP50\tP95\tP99\tCPU EACH\tRATIO\tSYNCS\tOF DISK\tERRORS")
+	for _, x := range f.Postern.Rows {
+		y, ok := f.Peer.find(x.Name)
+		theirs := "-"
+		if ok {
+			theirs = rate(y.Rate)
+		}
+		syncs, bad := "", ""
+		if x.Syncs > 0 {
+			syncs = fmt.Sprintf("%.2f", x.Syncs)
+		}
+		if x.Errors+y.Errors > 0 {
+			bad = fmt.Sprintf("%d : %d", x.Errors, y.Errors)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", x.Name, rate(x.Rate), theirs, ratio(x.Rate, y.Rate),
+			ratio(x.Visible, y.Visible), pair(x.P50, y.P50), pair(x.P95, y.P95), pair(x.P99, y.P99), pair(x.CPU, y.CPU),
+			ratio(float64(x.CPU), float64(y.CPU)), syncs, ofDisk(x, f.Disk), bad)
+	}
+	fmt.Fprintln(w, "(ours : theirs, RATIO and VISIBLE are ours divided by theirs; three copies against one. OF DISK: bytes of messages times copies, of what the disk writes alone)")
 }
 
 // ofDisk is which part of the disk's bandwidth the copies of accepted
 // messages alone are.
 func ofDisk(x row, d disk) string {
-	if x.bytes == 0 || d.bandwidth == 0 {
+	if x.Bytes == 0 || d.Bandwidth == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%.0f %%", 300*x.bytes/d.bandwidth)
+	return fmt.Sprintf("%.0f %%", 300*x.Bytes/d.Bandwidth)
 }
 
-func ratio(a, b float64) string {
-	if b == 0 {
-		return ""
+// growth shows rows that differ in scale only, next to the first of them.
+func (f figures) growth(w io.Writer) {
+	head := true
+	for _, r := range []*results{f.Postern, f.Peer} {
+		if r == nil {
+			continue
+		}
+		families := map[string][]row{}
+		var order []string
+		for _, x := range r.Rows {
+			if x.Family == "" {
+				continue
+			}
+			if families[x.Family] == nil {
+				order = append(order, x.Family)
+			}
+			families[x.Family] = append(families[x.Family], x)
+		}
+		for _, name := range order {
+			list := families[name]
+			if len(list) < 2 {
+				continue
+			}
+			if head {
+				fmt.Fprintln(w, "\nGROWTH\tSYSTEM\tAT\tRATE/S\tP50\tP99\tCPU EACH\tRATE TO FIRST\tCPU TO FIRST")
+				head = false
+			}
+			for i, x := range list {
+				label, system := "", ""
+				if i == 0 {
+					label, system = name, r.System
+				}
+				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", label, system, x.Scale, rate(x.Rate), short(x.P50), short(x.P99), short(x.CPU),
+					ratio(x.Rate, list[0].Rate), ratio(float64(x.CPU), float64(list[0].CPU)))
+			}
+		}
 	}
-	return fmt.Sprintf("%.2f", a/b)
+}
+
+// pauses shows how long clients of survivors waited.
+func (f figures) pauses(w io.Writer) {
+	if len(f.Postern.Pauses) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nPAUSES OF CLIENTS OF SURVIVORS\tTIMES\tCLIENTS\tMEDIAN\tP95\tWORST\tFAILED")
+	for _, x := range f.Postern.Pauses {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%d\n", x.Kind, x.Faults, x.Clients, short(x.Median), short(x.P95), short(x.Worst), x.Failed)
+	}
+}
+
+// memory shows what servers hold, together and each.
+func (f figures) memory(w io.Writer) {
+	head := true
+	for _, r := range []*results{f.Postern, f.Peer} {
+		if r == nil {
+			continue
+		}
+		for _, m := range r.Memory {
+			if head {
+				fmt.Fprintln(w, "\nMEMORY\tSYSTEM\tTOGETHER\tEACH SERVER\tLIVE HEAP EACH")
+				head = false
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", m.Name, r.System, size(m.total()), sizes(m.Servers), sizes(m.Heap))
+		}
+	}
+}
+
+// aims shows what was wanted.
+func (f figures) aims(w io.Writer) {
+	if len(f.Aims) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nAIM\tWANTED\tMEASURED\t")
+	missed := 0
+	for _, a := range f.Aims {
+		word := "reached"
+		if !a.Reached {
+			word = "NOT REACHED"
+			missed++
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", a.What, a.Want, a.Got, word)
+	}
+	fmt.Fprintf(w, "%d of %d aims reached\n", len(f.Aims)-missed, len(f.Aims))
 }
