@@ -211,7 +211,8 @@ type MessagesRequest struct {
 	Summaries    bool       `cbor:"4,keyasint,omitempty"`
 	Limit        int        `cbor:"5,keyasint,omitempty"` // 0 = the store's own page limit
 	// Headers asks for raw headers too; a store may leave out those that
-	// would make its answer large, to be read with Body.
+	// would make its answer large, to be read with Body, and gives the
+	// summary of such a message instead.
 	Headers bool `cbor:"6,keyasint,omitempty"`
 }
 
@@ -248,6 +249,9 @@ type FlagsChanged struct {
 	Messages []Message  `cbor:"1,keyasint"`
 	Modified []UIDRange `cbor:"2,keyasint,omitempty"`
 	ModSeq   ModSeq     `cbor:"3,keyasint"`
+	// Changed tells that some message is different now, and ModSeq is of this
+	// change alone.
+	Changed bool `cbor:"4,keyasint,omitempty"`
 }
 
 // Expunge removes messages; with OnlyDeleted just those that carry \Deleted.
@@ -361,8 +365,15 @@ type MailboxSetup struct {
 // changed, ask Changes"; values are merged and none is lost, also over a failover.
 type Watch interface {
 	C() <-chan struct{}
+	// Newest is the highest modification number that the values on C since the
+	// last call stand for: who knows the mailbox up to there has nothing to
+	// ask. It is AnyModSeq where the watch cannot tell.
+	Newest() ModSeq
 	Close()
 }
+
+// AnyModSeq is above every modification number.
+const AnyModSeq ModSeq = 1<<64 - 1
 
 // Store is a mailbox as the doors see it, wherever its active copy is. A call
 // that meets a failover waits for the new active copy, as long as ctx allows,

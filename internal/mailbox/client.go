@@ -3,6 +3,7 @@ package mailbox
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -204,12 +205,23 @@ type watch struct {
 	t  *watchTable
 	at org.MailboxRef
 	c  chan struct{} // buffered
+	// newest is what Newest answers.
+	newest atomic.Uint64
 }
 
 // C implements mail.Watch.
 func (w *watch) C() <-chan struct{} { return w.c }
 
-func (w *watch) ping() {
+// Newest implements mail.Watch.
+func (w *watch) Newest() mail.ModSeq { return mail.ModSeq(w.newest.Swap(0)) }
+
+func (w *watch) ping(m mail.ModSeq) {
+	for {
+		old := w.newest.Load()
+		if old >= uint64(m) || w.newest.CompareAndSwap(old, uint64(m)) {
+			break
+		}
+	}
 	select {
 	case w.c <- struct{}{}:
 	default:
@@ -266,16 +278,16 @@ func (t *watchTable) deliver(db org.DatabaseName, n watchNews) {
 	if n.All {
 		for _, ws := range d.boxes {
 			for w := range ws {
-				w.ping()
+				w.ping(mail.AnyModSeq)
 			}
 		}
 		return
 	}
-	for _, b := range n.Boxes {
+	n.each(func(b org.MailboxID, m mail.ModSeq) {
 		for w := range d.boxes[b] {
-			w.ping()
+			w.ping(m)
 		}
-	}
+	})
 }
 
 // follow keeps the line to the active copy of a database, wherever it goes.
@@ -316,8 +328,7 @@ func (t *watchTable) followLocal(ctx context.Context, k *Keeper, db org.Database
 		case <-ctx.Done():
 			return
 		case <-sub.signal:
-			boxes, all := sub.take()
-			pass(watchNews{boxes, all})
+			pass(sub.take())
 		}
 	}
 }

@@ -44,8 +44,8 @@ type Config struct {
 	SegmentSize int64 `toml:"segment_size" doc:"size of log segments in bytes" default:"16777216"`
 	// Reserve is what has to stay free on a volume, in bytes.
 	Reserve int64 `toml:"reserve" doc:"bytes that stay free on each volume" default:"1073741824"`
-	// CacheSize is the memory for index blocks of all copies, in bytes.
-	CacheSize int64 `toml:"cache_size" doc:"bytes of memory for index blocks" default:"33554432"`
+	// CacheSize is the most memory for index blocks of all copies, in bytes.
+	CacheSize int64 `toml:"cache_size" doc:"most bytes of memory for index blocks; 0: a 64th of what the machine or the control group has, 32 MiB to 1 GiB" default:"0"`
 	// ScrubRate is how many bytes per second the background scrub reads from each copy.
 	ScrubRate int64 `toml:"scrub_rate" doc:"bytes per second the background scrub reads" default:"1048576"`
 	// ScrubInterval is the time from one scrub of a copy to the next.
@@ -74,7 +74,7 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.Heartbeat, 100*time.Millisecond)
 	orDefault(&c.SegmentSize, 16<<20)
 	orDefault(&c.Reserve, 1<<30)
-	orDefault(&c.CacheSize, 32<<20)
+	orDefault(&c.CacheSize, min(max(memory()/64, 32<<20), 1<<30))
 	orDefault(&c.ScrubRate, 1<<20)
 	orDefault(&c.ScrubInterval, 7*24*time.Hour)
 	orDefault(&c.FlushEvery, 64<<20)

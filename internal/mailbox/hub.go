@@ -3,6 +3,8 @@ package mailbox
 import (
 	"sync"
 
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/mailbox/store"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -17,14 +19,14 @@ type hub struct {
 // subscription collects mailboxes that changed.
 type subscription struct {
 	h      *hub
-	signal chan struct{} // buffered
-	mu     sync.Mutex    // guards the rest
-	boxes  map[org.MailboxID]struct{}
-	all    bool // everything may have changed
+	signal chan struct{}                 // buffered
+	mu     sync.Mutex                    // guards the rest
+	boxes  map[org.MailboxID]mail.ModSeq // the newest
+	all    bool                          // everything may have changed
 }
 
 func (h *hub) subscribe() *subscription {
-	s := &subscription{h: h, signal: make(chan struct{}, 1), boxes: map[org.MailboxID]struct{}{}}
+	s := &subscription{h: h, signal: make(chan struct{}, 1), boxes: map[org.MailboxID]mail.ModSeq{}}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.subs == nil {
@@ -40,13 +42,17 @@ func (s *subscription) close() {
 	delete(s.h.subs, s)
 }
 
-func (h *hub) ping(boxes []org.MailboxID) {
-	if len(boxes) == 0 {
+func (h *hub) ping(changed []store.Change) {
+	if len(changed) == 0 {
 		return
 	}
 	h.each(func(s *subscription) {
-		for _, b := range boxes {
-			s.boxes[b] = struct{}{}
+		for _, c := range changed {
+			m := c.ModSeq
+			if m == 0 {
+				m = mail.AnyModSeq
+			}
+			s.boxes[c.Mailbox] = max(s.boxes[c.Mailbox], m)
 		}
 	})
 }
@@ -69,13 +75,14 @@ func (h *hub) each(f func(*subscription)) {
 }
 
 // take returns what changed since the last call.
-func (s *subscription) take() (boxes []org.MailboxID, all bool) {
+func (s *subscription) take() watchNews {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for b := range s.boxes {
-		boxes = append(boxes, b)
+	n := watchNews{All: s.all}
+	for b, m := range s.boxes {
+		n.Boxes, n.ModSeqs = append(n.Boxes, b), append(n.ModSeqs, m)
 	}
 	clear(s.boxes)
-	all, s.all = s.all, false
-	return boxes, all
+	s.all = false
+	return n
 }

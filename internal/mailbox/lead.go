@@ -23,9 +23,9 @@ const (
 
 // pending is a request that waits for its record to be confirmed and applied.
 type pending struct {
-	end   org.LSN
-	boxes []org.MailboxID
-	done  chan error // buffered
+	end     org.LSN
+	changed []store.Change
+	done    chan error // buffered
 }
 
 // leader is a copy in the leading role for one term: it orders changes,
@@ -263,10 +263,10 @@ func (l *leader) appendLocked(k journal.Kind, ops, body []byte) org.LSN {
 }
 
 // submit plans req, puts it in the log, and answers when it is confirmed and
-// applied. boxes are the mailboxes it touches; grow tells that it needs space.
+// applied. grow tells that it needs space.
 // When ctx ends first the outcome is unknown: the error is kind.Busy, and a
 // repetition with the same key answers as this would have.
-func (l *leader) submit(ctx context.Context, req any, grow bool, boxes ...org.MailboxID) (any, error) {
+func (l *leader) submit(ctx context.Context, req any, grow bool) (any, error) {
 	if err := l.admit(ctx, grow); err != nil {
 		return nil, err
 	}
@@ -279,10 +279,10 @@ func (l *leader) submit(ctx context.Context, req any, grow bool, boxes ...org.Ma
 		l.seqMu.Lock()
 	}
 	pl, planErr := l.planner.Plan(req, l.next.LSN, time.Now())
-	p := &pending{boxes: boxes, done: make(chan error, 1)}
+	p := &pending{changed: pl.Changed, done: make(chan error, 1)}
 	if planErr != nil || pl.NoOp {
 		// The answer may rest on changes that are not confirmed yet.
-		p.end, p.boxes = pl.DependsOn, nil
+		p.end = pl.DependsOn
 	} else {
 		p.end = l.appendLocked(journal.KindChange, pl.Ops, pl.Body)
 	}
@@ -442,11 +442,11 @@ func (l *leader) release(at org.LSN) {
 	l.waiting = l.waiting[n:]
 	l.bump()
 	l.mu.Unlock()
-	var boxes []org.MailboxID
+	var changed []store.Change
 	for _, p := range done {
-		boxes = append(boxes, p.boxes...)
+		changed = append(changed, p.changed...)
 	}
-	l.c.hub.ping(boxes)
+	l.c.hub.ping(changed)
 	for _, p := range done {
 		p.done <- nil
 	}

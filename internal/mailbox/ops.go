@@ -71,13 +71,13 @@ func read[A any](ctx context.Context, c *dbCopy, f func(*store.Reader) (A, error
 }
 
 // change runs a planned change and gives its result the type.
-func change[A any](ctx context.Context, c *dbCopy, req any, grow bool, boxes ...org.MailboxID) (A, error) {
+func change[A any](ctx context.Context, c *dbCopy, req any, grow bool) (A, error) {
 	var zero A
 	l, err := c.leading(ctx)
 	if err != nil {
 		return zero, err
 	}
-	v, err := l.submit(ctx, req, grow, boxes...)
+	v, err := l.submit(ctx, req, grow)
 	if err != nil {
 		return zero, err
 	}
@@ -104,31 +104,26 @@ var (
 		if err != nil {
 			return none{}, err
 		}
-		_, err = l.submit(ctx, &store.SetupReq{Mailbox: at.ID, MailboxSetup: q}, !q.Remove, at.ID)
+		_, err = l.submit(ctx, &store.SetupReq{Mailbox: at.ID, MailboxSetup: q}, !q.Remove)
 		return none{}, err
 	}}
 	opDeliver = op[mail.Delivery, []mail.Delivered]{"Deliver", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, q mail.Delivery) ([]mail.Delivered, error) {
-		boxes := make([]org.MailboxID, len(q.Recipients))
-		for i, r := range q.Recipients {
-			boxes[i] = r.Mailbox.ID
-		}
-		return change[[]mail.Delivered](ctx, c, prepared(&store.DeliverReq{Delivery: q, Summary: summary.Parse(q.Body)}), true, boxes...)
+		return change[[]mail.Delivered](ctx, c, prepared(&store.DeliverReq{Delivery: q, Summary: summary.Parse(q.Body)}), true)
 	}}
 	opAppend = op[mail.Append, mail.Appended]{"Append", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.Append) (mail.Appended, error) {
-		return change[mail.Appended](ctx, c, prepared(&store.AppendReq{Mailbox: at.ID, Append: q, Summary: summary.Parse(q.Body)}), true, at.ID)
+		return change[mail.Appended](ctx, c, prepared(&store.AppendReq{Mailbox: at.ID, Append: q, Summary: summary.Parse(q.Body)}), true)
 	}}
 	opFolders = op[none, []mail.Folder]{"Folders", func(ctx context.Context, c *dbCopy, at org.MailboxRef, _ none) ([]mail.Folder, error) {
 		return read(ctx, c, func(r *store.Reader) ([]mail.Folder, error) { return r.Folders(at.ID) })
 	}}
 	opFolder = op[mail.FolderChange, mail.Folder]{"ChangeFolder", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.FolderChange) (mail.Folder, error) {
-		return change[mail.Folder](ctx, c, &store.FolderReq{Mailbox: at.ID, FolderChange: q}, false, at.ID)
+		return change[mail.Folder](ctx, c, &store.FolderReq{Mailbox: at.ID, FolderChange: q}, false)
 	}}
 	opMessages = op[mail.MessagesRequest, mail.Messages]{"Messages", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.MessagesRequest) (mail.Messages, error) {
 		return read(ctx, c, func(r *store.Reader) (mail.Messages, error) {
-			q.Summaries = q.Summaries || q.Headers
 			ms, err := r.Messages(at.ID, q)
 			if err == nil && q.Headers {
-				c.addHeaders(ctx, r, ms.Messages)
+				err = c.addHeaders(ctx, r, at.ID, ms.Messages)
 			}
 			return ms, err
 		})
@@ -137,13 +132,13 @@ var (
 		return read(ctx, c, func(r *store.Reader) ([]byte, error) { return c.readBody(ctx, r, q) })
 	}}
 	opFlags = op[mail.FlagsChange, mail.FlagsChanged]{"ChangeFlags", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.FlagsChange) (mail.FlagsChanged, error) {
-		return change[mail.FlagsChanged](ctx, c, &store.FlagsReq{Mailbox: at.ID, FlagsChange: q}, false, at.ID)
+		return change[mail.FlagsChanged](ctx, c, &store.FlagsReq{Mailbox: at.ID, FlagsChange: q}, false)
 	}}
 	opExpunge = op[mail.Expunge, mail.Expunged]{"Expunge", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.Expunge) (mail.Expunged, error) {
-		return change[mail.Expunged](ctx, c, &store.ExpungeReq{Mailbox: at.ID, Expunge: q}, false, at.ID)
+		return change[mail.Expunged](ctx, c, &store.ExpungeReq{Mailbox: at.ID, Expunge: q}, false)
 	}}
 	opCopy = op[mail.CopyRequest, mail.Copied]{"Copy", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.CopyRequest) (mail.Copied, error) {
-		return change[mail.Copied](ctx, c, &store.CopyReq{Mailbox: at.ID, CopyRequest: q}, !q.Move, at.ID)
+		return change[mail.Copied](ctx, c, &store.CopyReq{Mailbox: at.ID, CopyRequest: q}, !q.Move)
 	}}
 	opSearch = op[mail.SearchRequest, mail.Found]{"Search", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.SearchRequest) (mail.Found, error) {
 		return read(ctx, c, func(r *store.Reader) (mail.Found, error) {
@@ -163,30 +158,57 @@ var (
 	}}
 )
 
-// What one answer carries of headers, each and together.
+// What one answer carries of headers, and how much of a message is read at
+// first, as nearly all headers end in it.
 const (
+	headerFirst = 8 << 10
 	headerMost  = 64 << 10
 	headersMost = 4 << 20
 )
 
-// addHeaders adds raw headers to a page. One that cannot be read is left out:
+// addHeaders adds raw headers to a page. A message without, because it is long
+// or cannot be read now, gets its summary, which tells where its header is:
 // whoever reads it by itself gets the error.
-func (c *dbCopy) addHeaders(ctx context.Context, r *store.Reader, ms []mail.Message) {
-	total := int64(0)
+func (c *dbCopy) addHeaders(ctx context.Context, r *store.Reader, id org.MailboxID, ms []mail.Message) error {
+	total := 0
 	for i := range ms {
-		if ms[i].Summary == nil || ms[i].Summary.Structure == nil {
-			continue
+		if total < headersMost {
+			ms[i].Header = c.header(ctx, r, &ms[i])
+			total += len(ms[i].Header)
 		}
-		n := min(ms[i].Summary.Structure.BodyStart, ms[i].Size)
-		lsn, _, ok := r.Blob(ms[i].Blob)
-		if !ok || n <= 0 || n > headerMost || total+n > headersMost {
-			continue
-		}
-		if b, err := c.body(ctx, lsn, 0, n); err == nil {
-			ms[i].Header = b
-			total += n
+		if ms[i].Header == nil && ms[i].Summary == nil {
+			if _, err := r.Summary(id, &ms[i]); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// header reads the header of a message, nil where it is long or unreadable.
+func (c *dbCopy) header(ctx context.Context, r *store.Reader, m *mail.Message) []byte {
+	for _, most := range []int64{headerFirst, headerMost} {
+		n := min(m.Size, most)
+		if n <= 0 {
+			return nil
+		}
+		// A body is named after the position where it was first written, and
+		// mostly still stands there.
+		b, err := c.jn.Body(org.LSN(m.Blob), 0, n)
+		if err != nil {
+			lsn, _, ok := r.Blob(m.Blob)
+			if !ok {
+				return nil
+			}
+			if b, err = c.body(ctx, lsn, 0, n); err != nil {
+				return nil
+			}
+		}
+		if end, whole := summary.HeaderEnd(b); whole || n == m.Size {
+			return b[:end:end]
+		}
+	}
+	return nil
 }
 
 // allOf answers a search for everything from the keys alone, as each SELECT

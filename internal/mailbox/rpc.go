@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -135,6 +136,19 @@ type watchRequest struct {
 type watchNews struct {
 	Boxes []org.MailboxID `cbor:"1,keyasint,omitempty"`
 	All   bool            `cbor:"2,keyasint,omitempty"`
+	// ModSeqs are the newest modification numbers of Boxes, in their order.
+	ModSeqs []mail.ModSeq `cbor:"3,keyasint,omitempty"`
+}
+
+// each calls f for every mailbox that is named.
+func (n *watchNews) each(f func(org.MailboxID, mail.ModSeq)) {
+	for i, b := range n.Boxes {
+		m := mail.AnyModSeq
+		if i < len(n.ModSeqs) {
+			m = n.ModSeqs[i]
+		}
+		f(b, m)
+	}
 }
 
 // watchStream serves the changes of a database this server leads.
@@ -159,8 +173,8 @@ func watchStream(srv any, st grpc.ServerStream) error {
 			return nil
 		case <-sub.signal:
 		}
-		boxes, all := sub.take()
-		if err := st.SendMsg(&watchNews{boxes, all}); err != nil {
+		n := sub.take()
+		if err := st.SendMsg(&n); err != nil {
 			return err
 		}
 		if c.leader() == nil {

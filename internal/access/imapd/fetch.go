@@ -94,19 +94,19 @@ func needSummaries(o *imap.FetchOptions) bool {
 	if o.Envelope || o.BodyStructure != nil || len(o.BinarySection) > 0 || len(o.BinarySectionSize) > 0 {
 		return true
 	}
-	for _, b := range o.BodySection {
-		if b.Specifier != imap.PartSpecifierNone || len(b.Part) > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(o.BodySection, func(b *imap.FetchItemBodySection) bool {
+		return len(b.Part) > 0 || b.Specifier != imap.PartSpecifierNone && b.Specifier != imap.PartSpecifierHeader
+	})
 }
 
 // needHeaders tells whether the answer has parts of the messages' own headers.
 func needHeaders(o *imap.FetchOptions) bool {
-	return slices.ContainsFunc(o.BodySection, func(b *imap.FetchItemBodySection) bool {
-		return b.Specifier == imap.PartSpecifierHeader && len(b.Part) == 0
-	})
+	return slices.ContainsFunc(o.BodySection, ownHeader)
+}
+
+// ownHeader tells whether a section is the message's own header, or fields of it.
+func ownHeader(b *imap.FetchItemBodySection) bool {
+	return b.Specifier == imap.PartSpecifierHeader && len(b.Part) == 0
 }
 
 func marksSeen(o *imap.FetchOptions) bool {

@@ -127,9 +127,15 @@ func (s *session) changeBatch(w *imapserver.FetchWriter, change mail.FlagsChange
 		change.UnchangedSince = &since
 	}
 	for {
+		clean := !s.sel.dirty
 		done, err := s.changeOnce(change)
 		if err != nil {
 			return s.answer("store", err)
+		}
+		if clean && done.Changed && done.ModSeq == s.sel.since+1 {
+			// Nothing happened since but this, and its answer tells all of it.
+			s.sel.dirty = false
+			s.sel.told(done.ModSeq)
 		}
 		for _, m := range done.Messages {
 			seq := s.sel.uids.Seq(m.UID)

@@ -48,9 +48,20 @@ type memGone struct {
 type memWatch struct {
 	box *memBox
 	c   chan struct{}
+	any bool // what comes may be of anything
 }
 
 func (w *memWatch) C() <-chan struct{} { return w.c }
+
+func (w *memWatch) Newest() mail.ModSeq {
+	w.box.store.mu.Lock()
+	defer w.box.store.mu.Unlock()
+	if w.any {
+		w.any = false
+		return mail.AnyModSeq
+	}
+	return w.box.modseq
+}
 
 func (w *memWatch) Close() {
 	w.box.store.mu.Lock()
@@ -109,6 +120,7 @@ func (s *memStore) ping() {
 	defer s.mu.Unlock()
 	for _, b := range s.boxes {
 		for w := range b.watches {
+			w.any = true
 			select {
 			case w.c <- struct{}{}:
 			default:
@@ -319,8 +331,12 @@ func (s *memStore) Messages(ctx context.Context, at org.MailboxRef, r mail.Messa
 			break
 		}
 		c := *m
-		if r.Summaries {
+		// Every second header is left out, as a store may.
+		if r.Summaries || r.Headers && m.UID%2 == 0 {
 			c.Summary = summarize(b.blobs[m.Blob])
+		}
+		if r.Headers && m.UID%2 == 1 {
+			c.Header = b.blobs[m.Blob][:summarize(b.blobs[m.Blob]).Structure.BodyStart]
 		}
 		out.Messages = append(out.Messages, c)
 	}
@@ -378,8 +394,10 @@ func (s *memStore) ChangeFlags(ctx context.Context, at org.MailboxRef, r mail.Fl
 			slices.Sort(words)
 			words = slices.Compact(words)
 			if flags != m.Flags || !slices.Equal(words, m.Keywords) {
-				m.Flags, m.Keywords, m.ModSeq = flags, words, b.changed()
-				f.HighestModSeq = m.ModSeq
+				if !out.Changed {
+					out.Changed, f.HighestModSeq = true, b.changed()
+				}
+				m.Flags, m.Keywords, m.ModSeq = flags, words, f.HighestModSeq
 			}
 			out.Messages = append(out.Messages, *m)
 		}

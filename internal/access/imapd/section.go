@@ -37,6 +37,9 @@ func findPart(message *mail.Part, path []int) *mail.Part {
 
 // sectionSpan tells where a section lies, without HEADER.FIELDS and partial.
 func sectionSpan(m *mail.Message, section *imap.FetchItemBodySection) (span, bool) {
+	if ownHeader(section) && m.Header != nil {
+		return span{0, int64(len(m.Header))}, true
+	}
 	root := structureOf(m)
 	if len(section.Part) == 0 {
 		switch section.Specifier {

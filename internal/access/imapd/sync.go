@@ -26,7 +26,7 @@ func (s *session) Poll(w *imapserver.UpdateWriter, allowExpunge, ask bool) error
 	}
 	select {
 	case <-s.sel.watch.C():
-		s.sel.dirty = true
+		s.sel.heard()
 	default:
 	}
 	wait := min(pollWait, s.srv.cfg.WaitTimeout.Std())
@@ -58,7 +58,7 @@ func (s *session) Idle(w *imapserver.UpdateWriter, stop <-chan struct{}) error {
 			return nil
 		case <-again:
 		case <-s.sel.watch.C():
-			s.sel.dirty = true
+			s.sel.heard()
 		}
 	}
 }
@@ -111,6 +111,13 @@ func (s *session) sync(ctx context.Context, w *imapserver.UpdateWriter, allowExp
 		}
 	}
 	return s.tell(w, changed)
+}
+
+// heard takes news of the watch: what the client did itself is none.
+func (sel *selected) heard() {
+	if sel.watch.Newest() > sel.since {
+		sel.dirty = true
+	}
 }
 
 // told moves on the mark up to which the client knows all.

@@ -25,13 +25,20 @@ type cursor struct {
 
 // newCursor walks the keys of [lo, hi), from the first.
 func newCursor(from pebble.Reader, lo, hi []byte, over *overlay, seen *org.LSN) (*cursor, error) {
+	c, err := openCursor(from, lo, hi, over, seen)
+	if err == nil {
+		c.seek(lo)
+	}
+	return c, err
+}
+
+// openCursor is newCursor without the first step: seek has to follow.
+func openCursor(from pebble.Reader, lo, hi []byte, over *overlay, seen *org.LSN) (*cursor, error) {
 	it, err := from.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
 	if err != nil {
 		return nil, wrap(err, "read")
 	}
-	c := &cursor{it: it, hi: string(hi), over: over, seen: seen}
-	c.seek(lo)
-	return c, nil
+	return &cursor{it: it, hi: string(hi), over: over, seen: seen}, nil
 }
 
 // seek goes to the first key at or after key.

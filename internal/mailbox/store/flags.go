@@ -121,12 +121,13 @@ func (t *txn) flags(r *FlagsReq) (Planned, error) {
 		past.UIDs = addUID(past.UIDs, done.Messages[i].UID)
 	}
 	t.remember(r.Key, r.Mailbox, verbFlags, past)
+	done.Changed = true
 	return Planned{Result: done}, nil
 }
 
 // flagsAgain answers a repeated change with the messages as they are now.
 func (t *txn) flagsAgain(r *FlagsReq, past flagsDone, err error) (Planned, error) {
-	done := mail.FlagsChanged{Modified: past.Modified, ModSeq: past.ModSeq}
+	done := mail.FlagsChanged{Modified: past.Modified, ModSeq: past.ModSeq, Changed: true}
 	if err == nil && past.UIDs != nil {
 		err = eachMessage(t, r.Mailbox, r.Folder, past.UIDs, func(m mail.Message) (bool, error) {
 			done.Messages = append(done.Messages, m)

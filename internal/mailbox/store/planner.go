@@ -37,6 +37,15 @@ type Planned struct {
 	// rest on records which may be unconfirmed: the answer may be given when
 	// everything below this position is confirmed.
 	DependsOn org.LSN
+	// Changed are the mailboxes that are different afterwards.
+	Changed []Change
+}
+
+// Change tells that a mailbox changed, and its modification number since; 0
+// where that is not one number.
+type Change struct {
+	Mailbox org.MailboxID
+	ModSeq  mail.ModSeq
 }
 
 // Requests of Plan and the types of their results.
@@ -104,9 +113,22 @@ func (p *Planner) Plan(req any, at org.LSN, now time.Time) (Planned, error) {
 		out.DependsOn = p.seen
 		return out, nil
 	}
-	out.Ops = t.ops
+	out.Ops, out.Changed = t.ops, t.changed()
 	t.publish()
 	return out, nil
+}
+
+func (t *txn) changed() []Change {
+	var out []Change
+	for _, b := range t.boxes {
+		switch {
+		case b.gone:
+			out = append(out, Change{Mailbox: b.id})
+		case b.stamped:
+			out = append(out, Change{b.id, b.row.ModSeq})
+		}
+	}
+	return out
 }
 
 func (t *txn) run(req any) (Planned, error) {

@@ -1,7 +1,9 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
+	"errors"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -25,6 +27,7 @@ const (
 type Reader struct {
 	ix   *Index
 	snap *pebble.Snapshot // nil: the index was closed already
+	sums summaryWalk
 }
 
 // Reader opens a view of what is applied now. On a closed index its methods
@@ -44,7 +47,7 @@ func (r *Reader) Close() error {
 	if r.snap == nil {
 		return nil
 	}
-	err := r.snap.Close()
+	err := errors.Join(r.sums.close(), r.snap.Close())
 	r.snap = nil
 	r.ix.readers.Done()
 	return wrap(err, "close reader of")
@@ -219,7 +222,7 @@ func (r *Reader) Messages(id org.MailboxID, q mail.MessagesRequest) (mail.Messag
 			return false, nil
 		}
 		if q.Summaries {
-			n, err := r.summary(id, &m)
+			n, err := r.Summary(id, &m)
 			if err != nil {
 				return false, err
 			}
@@ -231,17 +234,86 @@ func (r *Reader) Messages(id org.MailboxID, q mail.MessagesRequest) (mail.Messag
 	return out, err
 }
 
-// summary fills in the summary of a message and returns its encoded size.
-func (r *Reader) summary(id org.MailboxID, m *mail.Message) (int, error) {
-	v, err := r.get(summaryKey(id, m.Email))
+// Summary fills in the summary of a message and returns its encoded size.
+func (r *Reader) Summary(id org.MailboxID, m *mail.Message) (int, error) {
+	v, err := r.summaryRow(id, m.Email)
 	if err != nil {
 		return 0, err
 	}
-	if v == nil {
-		return 0, kind.Errorf(kind.Corrupt, "index: mailbox %s: summary of email %d is missing", id, m.Email)
-	}
 	m.Summary = new(mail.Summary)
 	return len(v), decode(v, m.Summary, "summary")
+}
+
+// envelope reads no more of a message's summary than the envelope.
+func (r *Reader) envelope(id org.MailboxID, m *mail.Message) (*mail.MessageEnvelope, error) {
+	v, err := r.summaryRow(id, m.Email)
+	if err != nil {
+		return nil, err
+	}
+	var row struct {
+		Envelope mail.MessageEnvelope `cbor:"1,keyasint"` // of mail.Summary
+	}
+	return &row.Envelope, decode(v, &row, "summary")
+}
+
+// summaryRow returns an encoded summary, valid until the next call.
+func (r *Reader) summaryRow(id org.MailboxID, e mail.EmailID) ([]byte, error) {
+	v, err := r.sums.row(r, id, e)
+	if err == nil && v == nil {
+		err = kind.Errorf(kind.Corrupt, "index: mailbox %s: summary of email %d is missing", id, e)
+	}
+	return v, err
+}
+
+// summaryWalk finds summaries of one mailbox. Who asks for one asks for many,
+// mostly in order: after a few, a walk is much cheaper than looking up each.
+type summaryWalk struct {
+	of    org.MailboxID
+	asked int
+	c     *cursor
+}
+
+// walkAfter is how many summaries are looked up one by one.
+const walkAfter = 3
+
+func (w *summaryWalk) row(r *Reader, id org.MailboxID, e mail.EmailID) ([]byte, error) {
+	key := summaryKey(id, e)
+	if id != w.of {
+		if err := w.close(); err != nil {
+			return nil, err
+		}
+		*w = summaryWalk{of: id}
+	}
+	if w.asked++; w.asked <= walkAfter {
+		return r.get(key)
+	}
+	if err := r.usable(); err != nil {
+		return nil, err
+	}
+	if w.c == nil {
+		prefix := keyOf(kSummary, id, 0)
+		var err error
+		if w.c, err = openCursor(r.snap, prefix, after(prefix), nil, nil); err != nil {
+			return nil, err
+		}
+	}
+	w.c.seek(key)
+	if w.c.err != nil {
+		return nil, wrap(w.c.err, "read")
+	}
+	if !w.c.ok || !bytes.Equal(w.c.k, key) {
+		return nil, nil
+	}
+	return w.c.v, nil
+}
+
+func (w *summaryWalk) close() error {
+	if w.c == nil {
+		return nil
+	}
+	c := w.c
+	w.c = nil
+	return c.close()
 }
 
 // changed lists which of the UIDs (nil: all) changed after since.

@@ -112,6 +112,7 @@ type candidate struct {
 	fetch Fetch
 	err   error // the first failure; the answer does not count then
 
+	env     *mail.MessageEnvelope
 	raw     []byte
 	fetched bool
 	fields  map[string][]string // by lower case name, decoded and folded
@@ -196,20 +197,30 @@ func (c *candidate) sent(w *wanted) bool {
 	if w.SentSince == 0 && w.SentBefore == 0 {
 		return true
 	}
-	s := c.summary()
-	if s == nil {
+	env := c.envelope()
+	if env == nil {
 		return false
 	}
-	date := s.Envelope.Date
+	date := env.Date
 	if date == 0 {
 		date = c.m.InternalDate / 1e9
 	}
 	return (w.SentSince == 0 || date >= w.SentSince) && (w.SentBefore == 0 || date < w.SentBefore)
 }
 
+func (c *candidate) envelope() *mail.MessageEnvelope {
+	if c.env == nil && c.err == nil {
+		c.env, c.err = c.r.envelope(c.id, c.m)
+	}
+	if c.err != nil {
+		return nil
+	}
+	return c.env
+}
+
 func (c *candidate) summary() *mail.Summary {
 	if c.m.Summary == nil && c.err == nil {
-		_, c.err = c.r.summary(c.id, c.m)
+		_, c.err = c.r.Summary(c.id, c.m)
 	}
 	if c.err != nil {
 		return nil
@@ -227,8 +238,8 @@ func (c *candidate) bytes() []byte {
 
 func (c *candidate) header(h mail.HeaderMatch) bool {
 	if h.Value != "" {
-		if s := c.summary(); s != nil {
-			if text, known := envelopeText(&s.Envelope, h.Name); known {
+		if env := c.envelope(); env != nil {
+			if text, known := envelopeText(env, h.Name); known {
 				return strings.Contains(fold(text), h.Value)
 			}
 		}

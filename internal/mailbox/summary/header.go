@@ -254,3 +254,20 @@ func (p *parser) keep(s string, limit int) string {
 	p.budget -= len(s)
 	return strings.Clone(s)
 }
+
+// HeaderEnd tells where the header of a message ends that begins with b: after
+// its empty line. Without one in b, whole is false and end the end of b.
+func HeaderEnd(b []byte) (end int, whole bool) {
+	for end < len(b) {
+		i := bytes.IndexByte(b[end:], '\n')
+		if i < 0 {
+			break
+		}
+		line := b[end : end+i]
+		end += i + 1
+		if len(line) == 0 || len(line) == 1 && line[0] == '\r' {
+			return end, true
+		}
+	}
+	return len(b), false
+}

@@ -140,6 +140,9 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		s := Parse(in)
 		checkSummary(t, "fuzz", in, s)
+		if end, _ := HeaderEnd(in); int64(end) != s.Structure.BodyStart {
+			t.Fatalf("the header ends at %d, the body begins at %d", end, s.Structure.BodyStart)
+		}
 		EachField(in, func(name, value string) { DecodeHeader(value) })
 		Text(s.Structure, in, 0)
 	})
