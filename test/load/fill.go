@@ -77,6 +77,18 @@ func (b *Box) FlagAll(op imap.StoreFlagsOp, flag imap.Flag) error {
 	})
 }
 
+// WithFlag counts the messages that have a flag.
+func (b *Box) WithFlag(flag imap.Flag) (n int, err error) {
+	err = b.wait(func() error {
+		data, err := b.conn.client.Search(&imap.SearchCriteria{Flag: []imap.Flag{flag}}, nil).Wait()
+		if err == nil {
+			n = len(data.AllSeqNums())
+		}
+		return err
+	})
+	return n, err
+}
+
 // AppendMany appends n messages of about size bytes to the INBOX of a user
 // over so many sessions.
 func AppendMany(ctx context.Context, t *Target, u User, n, size, sessions int) error {

@@ -127,16 +127,28 @@ func flagAll(ctx context.Context, s system, n int, r *results) error {
 	}
 	defer b.Close()
 	x := row{Group: "growth", Name: fmt.Sprintf("imap flag all of %d messages", n), Family: "imap flag all, messages", Scale: n}
-	cpu, begun := load.CPU(s.pids()), time.Now()
 	var lat []time.Duration
-	for _, op := range []imap.StoreFlagsOp{imap.StoreFlagsAdd, imap.StoreFlagsDel} {
-		at := time.Now()
-		if err := b.FlagAll(op, imap.FlagAnswered); err != nil {
+	var took, cpu time.Duration
+	for _, step := range []struct {
+		op   imap.StoreFlagsOp
+		want int
+	}{{imap.StoreFlagsAdd, b.Messages()}, {imap.StoreFlagsDel, 0}} {
+		used, at := load.CPU(s.pids()), time.Now()
+		if err := b.FlagAll(step.op, imap.FlagAnswered); err != nil {
 			return fmt.Errorf("%s: %w", x.Name, err)
 		}
 		lat = append(lat, time.Since(at))
+		took, cpu = took+time.Since(at), cpu+load.CPU(s.pids())-used
+		// An OK that changed nothing would be fast.
+		got, err := b.WithFlag(imap.FlagAnswered)
+		if err == nil && got != step.want {
+			err = fmt.Errorf("%d messages have the flag, want %d", got, step.want)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", x.Name, err)
+		}
 	}
-	x.fill(lat, time.Since(begun), load.CPU(s.pids())-cpu, 2*b.Messages())
+	x.fill(lat, took, cpu, 2*b.Messages())
 	r.add(x)
 	return nil
 }

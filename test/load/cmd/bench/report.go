@@ -34,6 +34,8 @@ func short(d time.Duration) string {
 	switch {
 	case d == 0:
 		return "-"
+	case d < 10*time.Microsecond:
+		return fmt.Sprintf("%.2f µs", float64(d.Nanoseconds())/1000)
 	case d < time.Millisecond:
 		return fmt.Sprintf("%d µs", d.Microseconds())
 	case d < time.Second:
