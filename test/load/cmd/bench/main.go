@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -109,6 +110,9 @@ func main() {
 // nothing else behind.
 func run(ctx context.Context, o options) (err error) {
 	dir, err := os.MkdirTemp(o.dir, "postern-bench-")
+	if err == nil {
+		dir, err = filepath.Abs(dir) // Postfix takes no other
+	}
 	if err != nil {
 		return err
 	}
@@ -136,6 +140,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	f.Took = time.Since(f.Begun)
 	f.Aims = aims(f.Postern, f.Peer)
+	if ctx.Err() != nil {
+		failed = errors.New("interrupted")
+	}
 	if failed != nil {
 		f.Incomplete = failed.Error()
 	}
@@ -145,10 +152,7 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	switch {
-	case ctx.Err() != nil:
-		return errors.New("interrupted")
-	case failed != nil:
+	if failed != nil {
 		return errors.New("not complete, see above")
 	}
 	return nil
