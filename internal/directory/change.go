@@ -148,9 +148,9 @@ func checkName(s string) error {
 }
 
 // checkPassword bounds a password a person chose.
-func checkPassword(s string) error {
-	if n := utf8.RuneCountInString(s); n < minPassword || len(s) > maxPassword {
-		return kind.Errorf(kind.Invalid, "password: want %d characters to %d octets", minPassword, maxPassword)
+func (d *Directory) checkPassword(s string) error {
+	if n, least := utf8.RuneCountInString(s), d.opt.PasswordMinimum; n < least || len(s) > maxPassword {
+		return kind.Errorf(kind.Invalid, "password: want %d characters to %d octets", least, maxPassword)
 	}
 	return nil
 }
@@ -161,7 +161,7 @@ func (d *Directory) secretHash(ctx context.Context, given string) (hash, made st
 	if given == "" {
 		made = newSecret()
 		given = made
-	} else if err := checkPassword(given); err != nil {
+	} else if err := d.checkPassword(given); err != nil {
 		return "", "", err
 	}
 	hash, err = d.hasher.hash(ctx, given)

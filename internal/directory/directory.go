@@ -13,9 +13,16 @@ import (
 	"github.com/postern-mail/postern/internal/org"
 )
 
+// Config are the settings of the room. The zero value of a field means its
+// default.
+type Config struct {
+	PasswordMinimum int `toml:"password_minimum" doc:"Least characters of a password that a person chooses." default:"8"`
+}
+
 // Options are the limits of a Directory and what it works with. Zero fields
 // take the default.
 type Options struct {
+	Config
 	// Store is where mailboxes are set up and purged. Without one that is
 	// left to another server.
 	Store  mail.Store
@@ -40,6 +47,7 @@ type Options struct {
 }
 
 func (o Options) withDefaults() Options {
+	def(&o.PasswordMinimum, 8)
 	def(&o.Hashes, min(runtime.NumCPU(), 4))
 	def(&o.HashWaiters, 256)
 	def(&o.HashWait, 10*time.Second)

@@ -28,7 +28,6 @@ const (
 	maxHashThreads = 8
 	maxBcryptCost  = 14
 	maxPassword    = 1024 // octets
-	minPassword    = 8    // characters, of passwords that people choose
 )
 
 // hasher runs password hashes, so many at once.

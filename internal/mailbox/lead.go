@@ -51,6 +51,7 @@ type leader struct {
 	commit  org.LSN
 	applied org.LSN
 	waiting []*pending // in order of end
+	crowd   int        // how many requests the next write is worth waiting for
 	mount   org.Mount
 	members map[org.ServerName]*member
 	lines   map[org.ServerName]int // number of the newest connection
@@ -344,6 +345,9 @@ func (l *leader) enqueue(p *pending) error {
 		i--
 	}
 	l.waiting = slices.Insert(l.waiting, i, p)
+	if len(l.waiting) == l.crowd {
+		l.bump() // the writer may wait for the last of them
+	}
 	return nil
 }
 
@@ -354,6 +358,7 @@ func (l *leader) writeLoop(ctx context.Context) {
 		if l.wait(ctx, func() bool { return len(l.build.data) > 0 }) != nil {
 			return
 		}
+		l.gather(ctx)
 		l.mu.Lock()
 		b := l.build
 		l.build = piece{from: b.to, to: b.to, data: make([]byte, 0, min(len(b.data), 1<<20))}
@@ -371,6 +376,31 @@ func (l *leader) writeLoop(ctx context.Context) {
 		l.mu.Unlock()
 	}
 }
+
+// gatherMost bounds how long a write waits for company.
+const gatherMost = 2 * time.Millisecond
+
+// gather waits a moment for the requests that are likely to come, where there
+// were several at a time lately: those who were answered last mostly ask again
+// at once, and one write for all of them costs hardly more than one for the
+// first. Who asks alone never waits.
+func (l *leader) gather(ctx context.Context) {
+	l.mu.Lock()
+	want := l.crowd
+	l.mu.Unlock()
+	if want > 1 {
+		ctx, cancel := context.WithTimeout(ctx, gatherMost)
+		_ = l.wait(ctx, func() bool { return len(l.waiting) >= want || len(l.build.data) >= gatherBytes }) // all there, or the time is over
+		cancel()
+	}
+	l.mu.Lock()
+	// Grows at once and shrinks slowly.
+	l.crowd = max(len(l.waiting), l.crowd-1)
+	l.mu.Unlock()
+}
+
+// gatherBytes is a write that is worth doing without more company.
+const gatherBytes = 256 << 10
 
 // write makes b durable here. A volume without room is waited for: the record
 // may be on other copies already, so it keeps its place.

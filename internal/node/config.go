@@ -16,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/internal/active"
 	"github.com/postern-mail/postern/internal/base/conf"
 	"github.com/postern-mail/postern/internal/base/logging"
+	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/node/settings"
 	"github.com/postern-mail/postern/internal/org"
@@ -31,16 +32,17 @@ type Config struct {
 	Timers  string         `toml:"timers" doc:"How fast failures are noticed. fast is for tests on one machine; all servers of a group want the same." enum:"default,fast" default:"default"`
 	Drain   conf.Duration  `toml:"drain" doc:"Time that work under way has when the server stops."`
 
-	Cluster ClusterConfig    `toml:"cluster" doc:"The group and its agreed state."`
-	Volumes []mailbox.Volume `toml:"volume" doc:"Disks for mailbox databases. Without any, the folder volumes/Vol1 in the data folder is one."`
-	Mailbox mailbox.Config   `toml:"mailbox" hide:"volume" doc:"Mailbox databases."`
-	Active  active.Config    `toml:"active" doc:"Active Manager, which decides where databases are active."`
-	SMTP    smtpd.Config     `toml:"smtp" doc:"The doors for mail that comes in."`
-	IMAP    imapd.Config     `toml:"imap" doc:"The doors for reading mail."`
-	TLS     certs.Config     `toml:"tls" doc:"The certificate that clients see."`
-	Admin   AdminConfig      `toml:"admin" doc:"The admin API."`
-	Metrics MetricsConfig    `toml:"metrics" doc:"Figures for a monitoring system."`
-	Log     logging.Config   `toml:"log" doc:"The log goes to standard error."`
+	Cluster   ClusterConfig    `toml:"cluster" doc:"The group and its agreed state."`
+	Volumes   []mailbox.Volume `toml:"volume" doc:"Disks for mailbox databases. Without any, the folder volumes/Vol1 in the data folder is one."`
+	Mailbox   mailbox.Config   `toml:"mailbox" hide:"volume" doc:"Mailbox databases."`
+	Active    active.Config    `toml:"active" doc:"Active Manager, which decides where databases are active."`
+	Directory directory.Config `toml:"directory" doc:"People and their passwords."`
+	SMTP      smtpd.Config     `toml:"smtp" doc:"The doors for mail that comes in."`
+	IMAP      imapd.Config     `toml:"imap" doc:"The doors for reading mail."`
+	TLS       certs.Config     `toml:"tls" doc:"The certificate that clients see."`
+	Admin     AdminConfig      `toml:"admin" doc:"The admin API."`
+	Metrics   MetricsConfig    `toml:"metrics" doc:"Figures for a monitoring system."`
+	Log       logging.Config   `toml:"log" doc:"The log goes to standard error."`
 
 	// Dir is the data folder; the command line says it.
 	Dir string `toml:"-"`

@@ -103,7 +103,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 // keepers hold mail and people; the conductor says who is active.
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
-	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Store: w.mailbox.Client(), Log: w.log, Events: w.events})
+	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Config: w.cfg.Directory, Store: w.mailbox.Client(), Log: w.log, Events: w.events})
 	st.run("directory", w.directory.Run)
 	w.active = active.New(w.cfg.Active, active.Deps{Group: w.cluster, Copies: w.mailbox, Log: w.log, Events: w.events})
 	st.run("active", w.active.Run)
