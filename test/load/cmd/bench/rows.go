@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -141,18 +140,6 @@ func (r *results) add(x row) {
 func (r *results) keep(m memory) {
 	r.Memory = append(r.Memory, m)
 	fmt.Printf("  %-44s %s together, each %s\n", m.Name, size(m.total()), sizes(m.Servers))
-}
-
-// remembered finds a figure of memory.
-func (r *results) remembered(prefix string) (memory, bool) {
-	if r == nil {
-		return memory{}, false
-	}
-	i := slices.IndexFunc(r.Memory, func(m memory) bool { return strings.HasPrefix(m.Name, prefix) })
-	if i < 0 {
-		return memory{}, false
-	}
-	return r.Memory[i], true
 }
 
 // fill computes rate, quantiles and processor time.
