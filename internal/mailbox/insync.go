@@ -60,6 +60,7 @@ func (l *leader) reviewMembers(ctx context.Context) error {
 		l.members[s].joining = true
 	}
 	l.held = v.held
+	l.advance() // whoever changed the set may have been what was waited for
 	markAlone := v.alone && len(ms) > 0 && l.mount.AloneSince == nil
 	if !v.alone {
 		l.alone = false

@@ -76,3 +76,24 @@ func TestWanted(t *testing.T) {
 		}
 	}
 }
+
+// TestConnectConfirms: a member's stream breaks after it stored the newest
+// records and before its acknowledgement came. Its next stream begins with all
+// of them, so nothing more will be acknowledged.
+func TestConnectConfirms(t *testing.T) {
+	l := &leader{changed: make(chan struct{}), local: 100, lines: map[org.ServerName]int{}, members: map[org.ServerName]*member{
+		"B": {server: "B", inSync: true, acked: 60}, "C": {server: "C", inSync: true, acked: 100},
+	}}
+	l.advance()
+	if l.commit != 60 {
+		t.Fatalf("confirmed up to %d, want 60", l.commit)
+	}
+	l.doubt("B")
+	line := l.connect("B", 100)
+	if l.commit != 100 {
+		t.Errorf("confirmed up to %d after the new stream began, want 100", l.commit)
+	}
+	if !l.acked("B", line, ack{Durable: 100}) || l.commit != 100 {
+		t.Errorf("confirmed up to %d", l.commit)
+	}
+}

@@ -345,6 +345,8 @@ func (l *leader) connect(s org.ServerName, at org.LSN) int {
 		// not hold; a log that ends earlier was lost or replaced.
 		m.short = (m.inSync || m.joining) && (at < l.commit || at == 0 && l.begun > 0 ||
 			int64(l.build.from.LSN)-int64(at) > maxInflight+2*maxBuilding)
+		// It may hold by now what an earlier stream did not live to acknowledge.
+		l.advance()
 	}
 	return l.lines[s]
 }
