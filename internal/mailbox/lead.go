@@ -378,7 +378,7 @@ func (l *leader) writeLoop(ctx context.Context) {
 }
 
 // gatherMost bounds how long a write waits for company.
-const gatherMost = 8 * time.Millisecond
+const gatherMost = 3 * time.Millisecond
 
 // gather waits a moment for the requests that are likely to come, where there
 // were several at a time lately: those who were answered last mostly ask again
