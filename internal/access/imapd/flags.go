@@ -18,7 +18,7 @@ const (
 )
 
 // storeBatch is how many messages one call of the store changes.
-const storeBatch = 1000
+const storeBatch = 5000
 
 var systemFlags = []struct {
 	flag mail.Flags

@@ -220,7 +220,7 @@ mail_gid = mail
 first_valid_uid = 1
 mail_fsync = optimized
 auth_cache_size = 10M
-default_process_limit = 3000
+default_process_limit = 6000
 default_client_limit = 8000
 passdb {
   driver = static
@@ -245,7 +245,7 @@ service imap-login {
   }
 }
 service imap {
-  process_limit = 3000
+  process_limit = 6000
 }
 service lmtp {
   process_min_avail = 4
