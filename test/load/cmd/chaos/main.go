@@ -30,6 +30,8 @@ type options struct {
 	rounds     int
 	pauses     int
 	partitions int
+	fills      int
+	corrupts   int
 	moves      int
 	patience   time.Duration
 	worst      time.Duration
@@ -55,6 +57,8 @@ func parse() options {
 	flag.IntVar(&o.rounds, "rounds", 20, "rounds with kill -9")
 	flag.IntVar(&o.pauses, "pauses", 0, "rounds with SIGSTOP for 30 s")
 	flag.IntVar(&o.partitions, "partitions", 0, "rounds in which a server is cut off for 30 s (needs root and nft)")
+	flag.IntVar(&o.fills, "fills", 0, "rounds in which the disk of a server is filled")
+	flag.IntVar(&o.corrupts, "corrupts", 0, "rounds in which bytes of a copy are flipped")
 	flag.IntVar(&o.moves, "moves", 0, "planned database moves")
 	flag.DurationVar(&o.patience, "patience", 2*time.Minute, "time a server has to be in sync again")
 	flag.DurationVar(&o.median, "median", 0, "fail when the median pause is longer, 0 for no limit")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -98,26 +99,13 @@ func (g *game) rounds(ctx context.Context) error {
 		return g.kill(ctx, pick)
 	}
 	if g.opt.duration > 0 {
-		end := time.Now().Add(g.opt.duration)
-		for n := 0; time.Now().Before(end); n++ {
-			f := kill
-			if n%5 == 4 {
-				f = g.pauseServer
-			}
-			if err := f(ctx); err != nil {
-				return err
-			}
-			for range 3 {
-				if err := g.move(ctx); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
+		return g.mix(ctx, kill)
 	}
 	add(g.opt.rounds, kill)
 	add(g.opt.pauses, g.pauseServer)
 	add(g.opt.partitions, g.partition)
+	add(g.opt.fills, g.fill)
+	add(g.opt.corrupts, g.corrupt)
 	add(g.opt.moves, g.move)
 	for _, f := range kinds {
 		if err := f(ctx); err != nil {
@@ -125,6 +113,36 @@ func (g *game) rounds(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// mix does everything in turn until the time is over, mostly kills.
+func (g *game) mix(ctx context.Context, kill func(context.Context) error) error {
+	others := []func(context.Context) error{g.corrupt, g.pauseServer, g.fill}
+	if canPartition() {
+		others = append(others, g.partition)
+	}
+	end := time.Now().Add(g.opt.duration)
+	for n := 0; time.Now().Before(end); n++ {
+		f := kill
+		if n%3 == 2 {
+			f = others[n/3%len(others)]
+		}
+		if err := f(ctx); err != nil {
+			return err
+		}
+		for range 3 {
+			if err := g.move(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// canPartition tells whether a server can be cut off here.
+func canPartition() bool {
+	_, err := exec.LookPath("nft")
+	return err == nil && os.Geteuid() == 0
 }
 
 func (g *game) broke(format string, args ...any) {
