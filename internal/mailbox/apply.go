@@ -4,8 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/org"
 )
 

@@ -14,7 +14,7 @@
 //   - G4: what a reader was shown was confirmed before, so numbers never go back.
 //   - G9: requests in flight, batches, frames and watchers have limits.
 //
-// Inside: journal is the log of one copy, store its index, summary what is
+// The log of a copy is base/journal. Inside: store is its index, summary what is
 // parsed of a message once. Keeper (the front door) runs one copy per
 // database of this server, each in one of three roles: leading (the active
 // copy), following, or at rest. Client is the store as callers see it.

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/org"
 )
 

@@ -8,9 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/mailbox/store"
 	"github.com/postern-mail/postern/internal/org"
 )

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/mailbox/store"
 	"github.com/postern-mail/postern/internal/org"
 )

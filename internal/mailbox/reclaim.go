@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/mailbox/store"
 	"github.com/postern-mail/postern/internal/org"
 )

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 )
 
 // copyMark is the small file beside a copy's log that remembers what the log

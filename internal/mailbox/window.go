@@ -4,7 +4,7 @@ import (
 	"sort"
 	"sync"
 
-	"github.com/postern-mail/postern/internal/mailbox/journal"
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/org"
 )
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/postern-mail/postern/internal/base/codec"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
+	"github.com/postern-mail/postern/internal/base/journal"
 )
 
 func TestHeadsRoundTrip(t *testing.T) {

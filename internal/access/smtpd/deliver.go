@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base32"
 	"encoding/binary"
 	"io"
 	"log/slog"
@@ -239,14 +238,4 @@ func (c *conn) record(r reply, result string) {
 		attrs = append(attrs, slog.String("answer", strconv.Itoa(r.code)+" "+r.status+" "+r.text))
 	}
 	c.log.LogAttrs(c.ctx, slog.LevelInfo, "message", attrs...)
-}
-
-var traceEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
-
-// newTrace makes a trace id: 26 characters that sort by time.
-func newTrace() string {
-	var b [16]byte
-	binary.BigEndian.PutUint64(b[:], uint64(time.Now().UnixMilli())<<16)
-	rand.Read(b[6:])
-	return traceEncoding.EncodeToString(b[:])
 }

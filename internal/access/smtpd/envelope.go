@@ -63,7 +63,7 @@ func (c *conn) mail(arg string) reply {
 	if r := c.checkSender(from, params); r.code != 0 {
 		return r
 	}
-	c.tx = &transaction{trace: newTrace(), started: time.Now(), from: from, params: params, known: map[org.MailboxID]bool{}}
+	c.tx = &transaction{trace: mail.NewTraceID(time.Now()).String(), started: time.Now(), from: from, params: params, known: map[org.MailboxID]bool{}}
 	return reply{code: 250, status: "2.1.0", text: "Sender noted"}
 }
 

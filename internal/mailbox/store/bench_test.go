@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/mail"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/mailbox/summary"
 	"github.com/postern-mail/postern/internal/org"
 )

@@ -1,9 +1,9 @@
 package store
 
 import (
+	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
-	"github.com/postern-mail/postern/internal/mailbox/journal"
 	"github.com/postern-mail/postern/internal/org"
 )
 

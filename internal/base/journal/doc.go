@@ -1,6 +1,6 @@
-// Package journal keeps the log of one copy of a mailbox database: one endless
-// stream of records in segment files, the same bytes at the same position on
-// every copy.
+// Package journal keeps a log: one endless stream of records in segment files,
+// the same bytes at the same position on every copy of it. A copy of a mailbox
+// database is one, the queue of a server is another.
 //
 // It promises:
 //
