@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"log/slog"
 	"runtime"
@@ -17,6 +18,14 @@ import (
 // default.
 type Config struct {
 	PasswordMinimum int `toml:"password_minimum" doc:"Least characters of a password that a person chooses." default:"8"`
+}
+
+// Validate reports the first setting that cannot work.
+func (c Config) Validate() error {
+	if c.PasswordMinimum < 0 || c.PasswordMinimum > maxPassword {
+		return fmt.Errorf("directory password_minimum %d: want 1 to %d, or 0 for the default", c.PasswordMinimum, maxPassword)
+	}
+	return nil
 }
 
 // Options are the limits of a Directory and what it works with. Zero fields

@@ -45,6 +45,7 @@ type Config struct {
 	// Reserve is what has to stay free on a volume, in bytes.
 	Reserve int64 `toml:"reserve" doc:"bytes that stay free on each volume" default:"1073741824"`
 	// CacheSize is the most memory for index blocks of all copies, in bytes.
+	// 0 stays 0: what it means depends on the machine.
 	CacheSize int64 `toml:"cache_size" doc:"most bytes of memory for index blocks; 0: a 64th of what the machine or the control group has, 32 MiB to 1 GiB" default:"0"`
 	// ScrubRate is how many bytes per second the background scrub reads from each copy.
 	ScrubRate int64 `toml:"scrub_rate" doc:"bytes per second the background scrub reads" default:"1048576"`
@@ -74,13 +75,20 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.Heartbeat, 100*time.Millisecond)
 	orDefault(&c.SegmentSize, 16<<20)
 	orDefault(&c.Reserve, 1<<30)
-	orDefault(&c.CacheSize, min(max(memory()/64, 32<<20), 1<<30))
 	orDefault(&c.ScrubRate, 1<<20)
 	orDefault(&c.ScrubInterval, 7*24*time.Hour)
 	orDefault(&c.FlushEvery, 64<<20)
 	orDefault(&c.ReclaimInterval, time.Minute)
 	orDefault(&c.ReclaimBelow, 50)
 	return c
+}
+
+// cacheSize is CacheSize, or what suits the machine.
+func (c Config) cacheSize() int64 {
+	if c.CacheSize > 0 {
+		return c.CacheSize
+	}
+	return min(max(memory()/64, 32<<20), 1<<30)
 }
 
 // Validate reports the first setting that cannot work.

@@ -20,6 +20,9 @@ import (
 // reported as failed; it is Healthy again when the disk answers.
 const diskPatience = 3 * time.Second
 
+// unknownServer is the name of no server.
+const unknownServer org.ServerName = "?"
+
 // role is what a copy has to do now; two equal roles need no change.
 type role struct {
 	do       string // "lead", "follow", "rest"
@@ -351,8 +354,11 @@ func (c *dbCopy) open() error {
 	c.commit = c.index().Applied().LSN
 	if c.promised.IsZero() {
 		// What this copy promised before its process ended is not written
-		// down; a lease is shorter than an open log is worth waiting for.
+		// down, so it counts as promised to somebody just now.
 		c.promised, c.promisee = time.Now(), c.mount.Active
+		if len(c.def.Copies) > 1 && (c.promisee == "" || c.promisee == c.k.me) {
+			c.promisee = unknownServer
+		}
 	}
 	c.mu.Unlock()
 	c.gate.opened()
@@ -453,15 +459,16 @@ func (c *dbCopy) status() org.CopyStatus {
 		s.SeedTotal, s.SeedDone, s.SeedSource = c.seed.total, c.seed.done, c.seed.source
 	}
 	c.mu.Unlock()
-	// A disk that hangs may hold these up; the copy's own lock is free then.
 	if _, leave, ok := c.gate.enter(context.Background()); ok {
 		defer leave()
-		s.Copied = c.jn.End().LSN
 		s.Replayed = c.index().Applied().LSN
-		s.DiskUsed = c.jn.Used()
 		if d := c.jn.Stalled(); d >= diskPatience && !c.vol.full() {
-			// Whoever decides who can store must not count on this copy.
+			// Whoever decides who can store must not count on this copy. Its
+			// log is not asked any more: that may wait for the disk too.
 			s.State, s.Reason = org.CopyFailed, fmt.Sprintf("the disk has not finished a write for %s", d.Round(time.Second))
+			s.Copied = s.Replayed
+		} else {
+			s.Copied, s.DiskUsed = c.jn.End().LSN, c.jn.Used()
 		}
 	}
 	s.Generated = max(s.Generated, s.Copied)

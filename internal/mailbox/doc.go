@@ -5,8 +5,8 @@
 // It promises (numbers are those of docs/promises in the design):
 //
 //   - G1: a change is confirmed only when every member of the in-sync set has
-//     it on stable storage, and never on one copy while another copy's server
-//     could store it (org.TwoWhilePossible).
+//     it on stable storage. A database with two copies in sync does not go on
+//     with one while another copy's server could store (org.TwoWhilePossible).
 //   - G2: a change with a key, and a delivery with an identity, is applied
 //     once, however often it is repeated and over any number of failovers.
 //   - G3: a copy takes the log only from the active of the newest term it has

@@ -54,7 +54,7 @@ func (l *leader) reviewMembers(ctx context.Context) error {
 	}
 	r := rules{grace: l.c.k.cfg.Grace, lostGrace: l.c.k.cfg.LostGrace, redundancy: def.Redundancy, wasAlone: l.mount.AloneSince != nil}
 	v := judge(ms, tail, max(l.commit, l.begun), r, time.Now())
-	for _, s := range v.add {
+	for _, s := range slices.Concat(v.add, v.await) {
 		// Waited for from now on: the set may only name copies that have
 		// everything confirmed at any moment.
 		l.members[s].joining = true
@@ -93,6 +93,7 @@ func (l *leader) adopt(row org.Mount) {
 		// A row of a newer revision settles every compare and swap on older ones.
 		m.inSync, m.joining = row.IsInSync(s), false
 	}
+	l.bump()
 }
 
 // casAlone records that changes will be confirmed on this copy only, and from

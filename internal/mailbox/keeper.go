@@ -102,7 +102,7 @@ func (k *Keeper) Client() *Client { return &Client{k} }
 
 // Run keeps the copies until ctx ends; then it closes them.
 func (k *Keeper) Run(ctx context.Context) error {
-	k.cache = pebble.NewCache(k.cfg.CacheSize)
+	k.cache = pebble.NewCache(k.cfg.cacheSize())
 	defer k.cache.Unref()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

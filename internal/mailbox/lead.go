@@ -254,11 +254,11 @@ func (l *leader) wait(ctx context.Context, ok func() bool) error {
 func (l *leader) appendLocked(k journal.Kind, ops, body []byte) org.LSN {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	idle := len(l.build.data) == 0
+	had := len(l.build.data)
 	l.build.data, l.next = journal.AppendRecord(l.build.data, l.next, k, l.term, time.Now().UnixNano(), ops, body)
 	l.build.to = l.next
-	if idle {
-		l.bump() // the writer takes all there is, so it is woken once
+	if had == 0 || had < gatherBytes && len(l.build.data) >= gatherBytes {
+		l.bump() // the writer takes all there is, so it is woken when there is something, and when there is much
 	}
 	return l.next.LSN
 }
@@ -359,6 +359,9 @@ func (l *leader) writeLoop(ctx context.Context) {
 			return
 		}
 		l.gather(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		l.mu.Lock()
 		b := l.build
 		l.build = piece{from: b.to, to: b.to, data: make([]byte, 0, min(len(b.data), 1<<20))}
@@ -372,6 +375,7 @@ func (l *leader) writeLoop(ctx context.Context) {
 		}
 		l.mu.Lock()
 		l.local = b.to.LSN
+		l.bump()
 		l.advance()
 		l.mu.Unlock()
 	}
@@ -389,13 +393,12 @@ func (l *leader) gather(ctx context.Context) {
 	want := l.crowd
 	l.mu.Unlock()
 	if want > 1 {
-		ctx, cancel := context.WithTimeout(ctx, gatherMost)
-		_ = l.wait(ctx, func() bool { return len(l.waiting) >= want || len(l.build.data) >= gatherBytes }) // all there, or the time is over
+		moment, cancel := context.WithTimeout(ctx, gatherMost)
+		_ = l.wait(moment, func() bool { return len(l.waiting) >= want || len(l.build.data) >= gatherBytes }) // all there, or the time is over
 		cancel()
 	}
 	l.mu.Lock()
-	// Grows at once and shrinks slowly.
-	l.crowd = max(len(l.waiting), l.crowd-1)
+	l.crowd = max(len(l.waiting), l.crowd*7/8) // grows at once and shrinks slowly
 	l.mu.Unlock()
 }
 

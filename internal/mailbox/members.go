@@ -46,6 +46,11 @@ type rules struct {
 type verdict struct {
 	remove []org.ServerName
 	add    []org.ServerName
+	// await are copies so near that nothing more is confirmed without them,
+	// though they lack a little of what is confirmed: they enter when they
+	// have it. Without that a copy would never enter that is slower, by however
+	// little, than confirming without it.
+	await []org.ServerName
 	// alone tells that this copy may confirm changes without a second one
 	// once it is the only member.
 	alone bool
@@ -73,11 +78,16 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 	for _, m := range ms {
 		// A copy enters when it has everything confirmed and is close enough
 		// to the end that waiting for it costs no more than one round.
-		if !m.inSync && m.connected && !m.short && !m.stalls(r, now) && m.canEnter(tail, commit) && !slices.Contains(v.remove, m.server) {
+		if m.inSync || !m.connected || m.short || m.stalls(r, now) || tail > m.acked+enterWithin || slices.Contains(v.remove, m.server) {
+			continue
+		}
+		if m.acked >= commit {
 			v.add = append(v.add, m.server)
+		} else if !m.joining {
+			v.await = append(v.await, m.server)
 		}
 	}
-	if left > 0 || len(v.add) > 0 {
+	if left > 0 || len(v.add)+len(v.await) > 0 {
 		return v
 	}
 	i := slices.IndexFunc(ms, func(m *member) bool { return m.canStore })
@@ -108,7 +118,3 @@ func (m *member) stalls(r rules, now time.Time) bool {
 
 // enterWithin is how far from the end a copy may be to enter the in-sync set.
 const enterWithin = 4 << 20
-
-func (m *member) canEnter(tail, commit org.LSN) bool {
-	return m.acked >= commit && tail <= m.acked+enterWithin
-}

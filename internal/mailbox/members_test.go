@@ -20,6 +20,7 @@ func TestJudge(t *testing.T) {
 		ms          []*member
 		r           rules
 		remove, add []org.ServerName
+		await       []org.ServerName
 		alone       bool
 		held        bool
 	}{
@@ -32,17 +33,22 @@ func TestJudge(t *testing.T) {
 		{name: "judged dead but still talking stays", ms: []*member{with(ok("B"), func(m *member) { m.gone = true })}},
 		{name: "lost data goes at once", ms: []*member{with(ok("B"), func(m *member) { m.short = true }), ok("C")}, remove: []org.ServerName{"B"}},
 		{name: "caught up enters", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false })}, add: []org.ServerName{"C"}},
-		{name: "behind what is confirmed does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false; m.acked = 89 })}},
-		{name: "too far from the end does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false; m.acked = 90 })}, add: []org.ServerName{"C"}},
+		{name: "near, and behind what is confirmed, is waited for", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false; m.acked = 89 })}, await: []org.ServerName{"C"}},
+		{name: "waited for, and still behind", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync, m.joining = false, true; m.acked = 89 })}},
+		{name: "waited for in vain", ms: []*member{ok("B"), with(ok("C"), func(m *member) {
+			m.inSync, m.joining, m.acked, m.behindSince = false, true, 89, now.Add(-time.Second)
+		})}, remove: []org.ServerName{"C"}},
+		{name: "has all that is confirmed and not the end", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync = false; m.acked = 90 })}, add: []org.ServerName{"C"}},
 		{name: "stalled at the last record does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync, m.behindSince = false, now.Add(-time.Second) })}},
 		{name: "silent does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync, m.spoke = false, now.Add(-time.Second) })}},
 		{name: "not connected does not enter", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.inSync, m.connected = false, false })}},
 		{name: "the only copy there is", alone: true},
 		{name: "last other dies: alone", ms: []*member{with(ok("B"), func(m *member) { m.connected, m.gone, m.canStore, m.lostAt = false, true, false, now })}, remove: []org.ServerName{"B"}, alone: true},
 		{name: "another could store: held", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.connected = false, false })}, held: true},
-		{name: "alone goes on while another catches up", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.acked = false, 1 })}, r: rules{wasAlone: true}, alone: true},
+		{name: "alone goes on while another catches up", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.connected = false, false })}, r: rules{wasAlone: true}, alone: true},
+		{name: "alone waits for another that is near", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.acked = false, 1 })}, r: rules{wasAlone: true}, await: []org.ServerName{"B"}},
 		{name: "alone ends when another has caught up", ms: []*member{with(ok("B"), func(m *member) { m.inSync = false })}, r: rules{wasAlone: true}, add: []org.ServerName{"B"}},
-		{name: "always-two never goes on alone", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.acked = false, 1 })}, r: rules{redundancy: org.AlwaysTwo, wasAlone: true}, held: true},
+		{name: "always-two never goes on alone", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.connected = false, false })}, r: rules{redundancy: org.AlwaysTwo, wasAlone: true}, held: true},
 		{name: "always-two never goes alone", ms: []*member{with(ok("B"), func(m *member) { m.inSync, m.connected, m.canStore = false, false, false })}, r: rules{redundancy: org.AlwaysTwo}, held: true},
 		{name: "joining and gone is settled by a new row", ms: []*member{ok("B"), with(ok("C"), func(m *member) {
 			m.inSync, m.joining, m.connected, m.lostAt = false, true, false, now.Add(-time.Second)
@@ -52,8 +58,8 @@ func TestJudge(t *testing.T) {
 			rr := r
 			rr.redundancy, rr.wasAlone = c.r.redundancy, c.r.wasAlone
 			v := judge(c.ms, 100, 90, rr, now)
-			if !slices.Equal(v.remove, c.remove) || !slices.Equal(v.add, c.add) || v.alone != c.alone || (v.held != "") != c.held {
-				t.Errorf("%+v, want remove %v add %v alone %v held %v", v, c.remove, c.add, c.alone, c.held)
+			if !slices.Equal(v.remove, c.remove) || !slices.Equal(v.add, c.add) || !slices.Equal(v.await, c.await) || v.alone != c.alone || (v.held != "") != c.held {
+				t.Errorf("%+v, want remove %v add %v await %v alone %v held %v", v, c.remove, c.add, c.await, c.alone, c.held)
 			}
 		})
 	}

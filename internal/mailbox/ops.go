@@ -123,7 +123,7 @@ var (
 		return read(ctx, c, func(r *store.Reader) (mail.Messages, error) {
 			ms, err := r.Messages(at.ID, q)
 			if err == nil && q.Headers {
-				err = c.addHeaders(ctx, r, at.ID, ms.Messages)
+				err = c.addHeaders(ctx, r, at.ID, &ms)
 			}
 			return ms, err
 		})
@@ -166,20 +166,26 @@ const (
 	headersMost = 4 << 20
 )
 
-// addHeaders adds raw headers to a page. A message without, because it is long
-// or cannot be read now, gets its summary, which tells where its header is:
-// whoever reads it by itself gets the error.
-func (c *dbCopy) addHeaders(ctx context.Context, r *store.Reader, id org.MailboxID, ms []mail.Message) error {
+// addHeaders adds raw headers to a page, and cuts it when it becomes large. A
+// message without, because its header is long or cannot be read now, gets its
+// summary, which tells where its header is: whoever reads it by itself gets
+// the error.
+func (c *dbCopy) addHeaders(ctx context.Context, r *store.Reader, id org.MailboxID, page *mail.Messages) error {
 	total := 0
-	for i := range ms {
-		if total < headersMost {
-			ms[i].Header = c.header(ctx, r, &ms[i])
-			total += len(ms[i].Header)
-		}
-		if ms[i].Header == nil && ms[i].Summary == nil {
-			if _, err := r.Summary(id, &ms[i]); err != nil {
+	for i := range page.Messages {
+		m := &page.Messages[i]
+		m.Header = c.header(ctx, r, m)
+		total += len(m.Header)
+		if m.Header == nil && m.Summary == nil {
+			n, err := r.Summary(id, m)
+			if err != nil {
 				return err
 			}
+			total += n
+		}
+		if total >= headersMost && i+1 < len(page.Messages) {
+			page.Messages, page.More = page.Messages[:i+1], true
+			break
 		}
 	}
 	return nil

@@ -346,6 +346,7 @@ func (l *leader) connect(s org.ServerName, at org.LSN) int {
 		m.short = (m.inSync || m.joining) && (at < l.commit || at == 0 && l.begun > 0 ||
 			int64(l.build.from.LSN)-int64(at) > maxInflight+2*maxBuilding)
 		// It may hold by now what an earlier stream did not live to acknowledge.
+		l.bump()
 		l.advance()
 	}
 	return l.lines[s]

@@ -145,7 +145,7 @@ func (c Config) problems(file string, pos settings.Positions) settings.Problems 
 	for _, r := range []struct {
 		section string
 		err     error
-	}{{"mailbox", m.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
+	}{{"mailbox", m.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
 		for _, err := range unjoin(r.err) {
 			add(keyIn(r.section, err.Error()), err.Error(), "")
 		}

@@ -141,8 +141,9 @@ type Redundancy string
 
 // Redundancy policies. The zero value means TwoWhilePossible.
 const (
-	// TwoWhilePossible confirms nothing on one copy as long as another
-	// copy's server is a live member that can store; alone otherwise.
+	// TwoWhilePossible does not go on with one copy as long as another copy's
+	// server is a live member that can store. Once alone it stays so until
+	// another copy has caught up (docs/decisions/0011).
 	TwoWhilePossible Redundancy = "two-while-possible"
 	// AlwaysTwo answers with a temporary error instead of going on alone.
 	AlwaysTwo Redundancy = "always-two"

@@ -12,14 +12,21 @@ import (
 // hangingDisk is this machine's disk, whose syncs do not return while it hangs.
 type hangingDisk struct {
 	fsx.FS
-	mu   sync.Mutex // guards hung
-	hung chan struct{}
+	mu      sync.Mutex // guards the rest
+	hung    chan struct{}
+	waiting int // syncs that hang
 }
 
 func (d *hangingDisk) hang() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.hung = make(chan struct{})
+}
+
+func (d *hangingDisk) hangs() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.waiting > 0
 }
 
 func (d *hangingDisk) goOn() {
@@ -51,6 +58,9 @@ type hangingFile struct {
 func (f hangingFile) Sync() error {
 	f.d.mu.Lock()
 	hung := f.d.hung
+	if hung != nil {
+		f.d.waiting++
+	}
 	f.d.mu.Unlock()
 	if hung != nil {
 		<-hung
@@ -104,8 +114,14 @@ func TestHungDisk(t *testing.T) {
 	if err := w.Server(1).Store().Setup(t.Context(), box, mail.MailboxSetup{Organization: "o1"}); err != nil {
 		t.Fatal(err)
 	}
+	if err := w.Server(3).append(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	// The log marks its end when it comes to rest: the disk hangs before
+	// anybody waits for it.
 	disk.hang()
-	for i := range 5 {
+	eventually(t, "the disk hangs", disk.hangs)
+	for i := 1; i < 5; i++ {
 		if err := w.Server(3).append(t.Context(), i); err != nil {
 			t.Fatal(err)
 		}

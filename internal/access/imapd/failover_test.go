@@ -240,3 +240,35 @@ func TestShutdownInOutage(t *testing.T) {
 	c.eof()
 	o.end()
 }
+
+// TestStoreWithoutEffect: another session changed several messages in one step,
+// and this one sets a flag that is set already.
+func TestStoreWithoutEffect(t *testing.T) {
+	w := newWorld(t, nil)
+	w.append("INBOX", hello, hello, hello)
+	c := w.selected()
+	c.want("NOOP", "OK")
+	if _, err := w.store.ChangeFlags(t.Context(), w.ann, mail.FlagsChange{Folder: 1, UIDs: []mail.UIDRange{{First: 1, Last: 3}}, Op: "add", Flags: mail.Seen}); err != nil {
+		t.Fatal(err)
+	}
+	c.want(`STORE 1 +FLAGS (\Seen)`, "OK", `* 1 FETCH (UID 1 FLAGS (\Seen))`,
+		`* 1 FETCH (UID 1 FLAGS (\Seen))`, `* 2 FETCH (UID 2 FLAGS (\Seen))`, `* 3 FETCH (UID 3 FLAGS (\Seen))`)
+	c.want("NOOP", "OK")
+}
+
+// TestOwnChangeAsksNothing: a session that is up to date knows what its own
+// change made of the mailbox.
+func TestOwnChangeAsksNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	w.append("INBOX", hello, hello)
+	c := w.selected()
+	c.want("NOOP", "OK")
+	before := w.store.called("changes")
+	c.want(`STORE 1 +FLAGS (\Seen)`, "OK", `* 1 FETCH (UID 1 FLAGS (\Seen))`)
+	c.want(`STORE 1:2 +FLAGS.SILENT (\Flagged)`, "OK")
+	if n := w.store.called("changes") - before; n != 0 {
+		t.Errorf("the store was asked for changes %d times", n)
+	}
+	w.append("INBOX", hello)
+	c.want("NOOP", "OK", "* 3 EXISTS")
+}

@@ -18,7 +18,7 @@ const (
 )
 
 // storeBatch is how many messages one call of the store changes.
-const storeBatch = 5000
+const storeBatch = 2000
 
 var systemFlags = []struct {
 	flag mail.Flags
@@ -137,12 +137,14 @@ func (s *session) changeBatch(w *imapserver.FetchWriter, change mail.FlagsChange
 			s.sel.dirty = false
 			s.sel.told(done.ModSeq)
 		}
+		if done.Changed {
+			s.sel.own.add(done.ModSeq)
+		}
 		for _, m := range done.Messages {
 			seq := s.sel.uids.Seq(m.UID)
 			if seq == 0 {
 				continue
 			}
-			s.sel.own.add(m.ModSeq)
 			if silent && change.UnchangedSince != nil {
 				continue
 			}

@@ -103,6 +103,13 @@ func (s *memStore) setBefore(f func(ctx context.Context, op string) error) {
 	s.before = f
 }
 
+// called is how often an operation was asked for.
+func (s *memStore) called(op string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls[op]
+}
+
 func (b *memBox) changed() mail.ModSeq {
 	b.modseq++
 	for w := range b.watches {

@@ -129,8 +129,7 @@ func (l *Log) WriteChunk(c Chunk) error {
 	if err != nil {
 		return err
 	}
-	l.wmu.Lock()
-	defer l.wmu.Unlock()
+	defer l.lockToWrite()()
 	if err := l.writable(c.From); err != nil {
 		return err
 	}

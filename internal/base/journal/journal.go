@@ -98,7 +98,7 @@ type Log struct {
 	spares   spares
 	handles  handles
 	syncs    atomic.Uint64
-	busy     atomic.Int64  // when the write that is under way began, Unix nanoseconds; 0: none
+	busy     atomic.Int64  // since when a write waits for the disk, Unix nanoseconds; 0: none does
 	verified lru[struct{}] // bodies whose checksum was right
 	known    lru[Position] // positions found by walking
 
@@ -252,8 +252,8 @@ func (l *Log) Used() int64 {
 // Syncs counts the syncs of segment files since the log was opened.
 func (l *Log) Syncs() uint64 { return l.syncs.Load() }
 
-// Stalled tells how long the disk has been at the write that is under way, 0
-// when there is none. It never waits for the disk.
+// Stalled tells how long the write that is under way has waited for the disk,
+// 0 when there is none. It never waits itself.
 func (l *Log) Stalled() time.Duration {
 	if at := l.busy.Load(); at != 0 {
 		return time.Since(time.Unix(0, at))

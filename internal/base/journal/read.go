@@ -267,13 +267,19 @@ func (l *Log) body(lsn org.LSN, off, n int64) ([]byte, error) {
 	}
 	out := make([]byte, n)
 	at := int64(h.bodyLSN() - s.start)
-	if _, ok := l.verified.get(lsn); ok {
-		return out, l.readSegment(s, out, at+off)
+	_, known := l.verified.get(lsn)
+	if known {
+		err = l.readSegment(s, out, at+off)
+	} else {
+		err = l.verifyBody(s, h, out, off)
 	}
-	if err := l.verifyBody(s, h, out, off); err != nil {
+	if known || err != nil {
+		// It may have become a hole while it was read.
 		if again, herr := l.headerAt(s, lsn, limit); herr == nil && again.mark.hole {
 			return nil, kind.Errorf(kind.NotFound, "it was given back to the disk")
 		}
+	}
+	if err != nil {
 		if kind.Is(err, kind.Corrupt) {
 			l.addDamage(Damage{lsn, h.end(), err})
 		}

@@ -178,8 +178,7 @@ func (l *Log) plan(at Position, items []item) batch {
 // space (Room was not asked, or the batch is larger than a segment): the log
 // stays as it was. After any other error the log has failed for good.
 func (l *Log) Write(batch []byte, from, end Position) error {
-	l.wmu.Lock()
-	defer l.wmu.Unlock()
+	defer l.lockToWrite()()
 	if err := l.writable(from); err != nil {
 		return err
 	}
@@ -201,6 +200,17 @@ func (l *Log) Write(batch []byte, from, end Position) error {
 	return l.store(from, items, end)
 }
 
+// lockToWrite takes wmu; what it returns gives it back. Stalled counts from here,
+// as a disk may hang in what somebody else does under the lock.
+func (l *Log) lockToWrite() (unlock func()) {
+	l.busy.Store(time.Now().UnixNano())
+	l.wmu.Lock()
+	return func() {
+		l.busy.Store(0)
+		l.wmu.Unlock()
+	}
+}
+
 // writable checks that the log takes writes and ends at from.
 func (l *Log) writable(from Position) error {
 	if err := l.Failed(); err != nil {
@@ -217,8 +227,6 @@ func (l *Log) store(from Position, items []item, end Position) error {
 	if len(items) == 0 {
 		return nil
 	}
-	l.busy.Store(time.Now().UnixNano())
-	defer l.busy.Store(0)
 	b := l.plan(from, items)
 	files, err := l.takeAll(b)
 	if err != nil {
