@@ -30,7 +30,7 @@ const (
 // Failure is every error of this package: where it happened, what was
 // answered and, where the session broke, why. Its kind is Busy for 4xx and for
 // everything between the hosts, Denied for a refused log-in and Invalid for
-// other 5xx.
+// other 5xx, but a refused STARTTLS is Busy.
 type Failure struct {
 	Stage Stage
 	Peer  string // Options.Address
@@ -56,7 +56,7 @@ func broken(st Stage, peer string, err error) *Failure {
 func answered(st Stage, peer string, r Reply) *Failure {
 	k := kind.Busy
 	switch {
-	case !r.Permanent():
+	case !r.Permanent() || st == StageSTARTTLS: // TLS may come back
 	case st == StageAuth:
 		k = kind.Denied
 	default:
