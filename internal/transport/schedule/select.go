@@ -259,9 +259,10 @@ func (s *Scheduler) repool() {
 	}
 }
 
-// reshare makes the gates of shares that were not limited before.
+// reshare brings flows to the gates of shares that were not limited when they
+// came, with what they have in flight.
 func (s *Scheduler) reshare() {
-	made := map[*gate]bool{}
+	came := map[*flow]bool{}
 	for _, f := range s.flows {
 		if f.gates[ofShare] != nil {
 			continue
@@ -269,12 +270,12 @@ func (s *Scheduler) reshare() {
 		if g := s.shareOf(f); g != nil {
 			f.gates[ofShare] = g
 			g.refs++
-			made[g] = true
+			came[f] = true
 		}
 	}
 	for it := range s.all(Selector{}) {
-		if g := it.flow.gates[ofShare]; it.state == flying && made[g] {
-			g.running++
+		if it.state == flying && came[it.flow] {
+			it.flow.gates[ofShare].running++
 		}
 	}
 }
