@@ -82,70 +82,68 @@ func hashSimple(h hash.Hash, body []byte) {
 	h.Write(crlf)
 }
 
+// flushAt is how much of a body is gathered before it is hashed.
+const flushAt = 32 << 10
+
+// gather collects bytes for a hash.
+type gather struct {
+	h   hash.Hash
+	buf []byte
+}
+
+func (g *gather) add(p []byte) {
+	for len(g.buf)+len(p) >= flushAt {
+		n := flushAt - len(g.buf)
+		g.buf = append(g.buf, p[:n]...)
+		p = p[n:]
+		g.h.Write(g.buf)
+		g.buf = g.buf[:0]
+	}
+	g.buf = append(g.buf, p...)
+}
+
 // hashRelaxed hashes the body with runs of blanks as one space, none at line
 // ends, and no empty lines at its end; an empty body is nothing (RFC 6376
 // section 3.4.4). Lines end with CRLF only.
 func hashRelaxed(h hash.Hash, body []byte) {
-	const size = 32 << 10
-	buf := make([]byte, 0, size+4<<10)
+	g := gather{h, make([]byte, 0, flushAt)}
 	empty := 0 // lines held back: they count only if something follows
 	for len(body) > 0 {
 		line, rest, _ := bytes.Cut(body, crlf)
 		body = rest
-		if len(bytes.Trim(line, " \t")) == 0 {
+		line = bytes.TrimRight(line, " \t")
+		if len(line) == 0 {
 			empty++
 			continue
 		}
 		for ; empty > 0; empty-- {
-			if buf = append(buf, crlf...); len(buf) >= size {
-				h.Write(buf)
-				buf = buf[:0]
-			}
+			g.add(crlf)
 		}
-		buf = appendLine(h, buf, line, size)
-		if buf = append(buf, crlf...); len(buf) >= size {
-			h.Write(buf)
-			buf = buf[:0]
-		}
+		g.line(line)
+		g.add(crlf)
 	}
-	h.Write(buf)
+	h.Write(g.buf)
 }
 
-// appendLine adds a line to buf, writing buf out whenever it is full, so that
-// one line of 100 MB needs no second copy of itself.
-func appendLine(h hash.Hash, buf, line []byte, size int) []byte {
-	line = bytes.TrimRight(line, " \t")
-	for len(line) > 0 {
-		n := run(line)
-		for len(line[:n]) > 0 {
-			part := line[:min(n, size)]
-			buf = append(buf, part...)
-			line, n = line[len(part):], n-len(part)
-			if len(buf) >= size {
-				h.Write(buf)
-				buf = buf[:0]
-			}
-		}
-		if len(line) > 0 {
-			buf = append(buf, ' ')
-			line = bytes.TrimLeft(line, " \t")
-		}
+// line adds a line. Nearly all lines of mail go out as they are, which two
+// searches tell; they are tried on lines of ordinary length only, as each run
+// of a longer line would search the rest of it again.
+func (g *gather) line(line []byte) {
+	if len(line) <= 1000 && bytes.IndexByte(line, '\t') < 0 && !bytes.Contains(line, []byte("  ")) {
+		g.add(line)
+		return
 	}
-	return buf
-}
-
-// run is how many bytes of line go out as they are: up to the first tab or
-// the first space with a blank behind it.
-func run(line []byte) int {
-	n := len(line)
-	if i := bytes.IndexByte(line, '\t'); i >= 0 {
-		n = i
-		if i > 0 && line[i-1] == ' ' {
-			n = i - 1
+	start := 0
+	for i := 0; i < len(line); i++ {
+		if c := line[i]; c != ' ' && c != '\t' {
+			continue
 		}
+		g.add(line[start:i])
+		g.add([]byte{' '})
+		for i+1 < len(line) && (line[i+1] == ' ' || line[i+1] == '\t') {
+			i++
+		}
+		start = i + 1
 	}
-	if i := bytes.Index(line[:n], []byte("  ")); i >= 0 {
-		n = i
-	}
-	return n
+	g.add(line[start:])
 }
