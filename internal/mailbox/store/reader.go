@@ -244,16 +244,37 @@ func (r *Reader) Summary(id org.MailboxID, m *mail.Message) (int, error) {
 	return len(v), decode(v, m.Summary, "summary")
 }
 
+// Parts of a mail.Summary, for those who need no more: most of the work of
+// reading one is making what is in it.
+type (
+	envelopeOnly struct {
+		Envelope mail.MessageEnvelope `cbor:"1,keyasint"`
+	}
+	subjectOnly struct {
+		Envelope struct {
+			Subject string `cbor:"3,keyasint,omitempty"`
+		} `cbor:"1,keyasint"`
+	}
+)
+
 // envelope reads no more of a message's summary than the envelope.
 func (r *Reader) envelope(id org.MailboxID, m *mail.Message) (*mail.MessageEnvelope, error) {
 	v, err := r.summaryRow(id, m.Email)
 	if err != nil {
 		return nil, err
 	}
-	var row struct {
-		Envelope mail.MessageEnvelope `cbor:"1,keyasint"` // of mail.Summary
-	}
+	var row envelopeOnly
 	return &row.Envelope, decode(v, &row, "summary")
+}
+
+// subject reads no more of a message's summary than the subject.
+func (r *Reader) subject(id org.MailboxID, m *mail.Message) (string, error) {
+	v, err := r.summaryRow(id, m.Email)
+	if err != nil {
+		return "", err
+	}
+	var row subjectOnly
+	return row.Envelope.Subject, decode(v, &row, "summary")
 }
 
 // summaryRow returns an encoded summary, valid until the next call.

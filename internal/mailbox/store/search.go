@@ -237,7 +237,13 @@ func (c *candidate) bytes() []byte {
 }
 
 func (c *candidate) header(h mail.HeaderMatch) bool {
-	if h.Value != "" {
+	if h.Value != "" && h.Name == "subject" && c.env == nil && c.err == nil {
+		var subject string
+		subject, c.err = c.r.subject(c.id, c.m)
+		if text, known := subjectText(subject); known {
+			return strings.Contains(fold(text), h.Value)
+		}
+	} else if h.Value != "" {
 		if env := c.envelope(); env != nil {
 			if text, known := envelopeText(env, h.Name); known {
 				return strings.Contains(fold(text), h.Value)
@@ -253,13 +259,17 @@ func (c *candidate) header(h mail.HeaderMatch) bool {
 	return false
 }
 
+func subjectText(raw string) (text string, known bool) {
+	return summary.DecodeHeader(raw), raw != "" && len(raw) < 900
+}
+
 // envelopeText is the text of a field as the envelope has it; known is false
 // where the envelope may hold less than the message.
 func envelopeText(e *mail.MessageEnvelope, name string) (text string, known bool) {
 	var list []mail.HeaderAddress
 	switch name {
 	case "subject":
-		return summary.DecodeHeader(e.Subject), e.Subject != "" && len(e.Subject) < 900
+		return subjectText(e.Subject)
 	case "from":
 		list = e.From
 	case "to":

@@ -109,6 +109,11 @@ type lexeme struct {
 func (l lexeme) mark() bool       { return l.is("=") || l.is("/") }
 func (l lexeme) is(s string) bool { return !l.quoted && l.text == s }
 
+// goesOn reports whether a word and the one that starts with c are one name.
+func (l lexeme) goesOn(c byte) bool {
+	return !l.quoted && !l.mark() && (c == '.' || strings.HasSuffix(l.text, "."))
+}
+
 // lex splits a part into words and marks; comments and blanks separate them.
 // A value that follows a mark goes on to the next blank, as addresses and
 // base64 may hold marks of their own.
@@ -132,9 +137,9 @@ func lex(s string) ([]lexeme, error) {
 			text := unquote(s[i : i+n])
 			i += n
 			if i < len(s) && s[i] == '@' { // "local part"@domain
-				n := wordLen(s[i:], true)
-				text += s[i : i+n]
-				i += n
+				m := wordLen(s[i:], true)
+				text = s[i-n : i+m]
+				i += m
 			}
 			out = append(out, lexeme{text, true})
 		case c == '=' || c == '/' && len(out) == 1:
@@ -142,7 +147,11 @@ func lex(s string) ([]lexeme, error) {
 			i++
 		default:
 			n := wordLen(s[i:], len(out) > 0 && out[len(out)-1].is("="))
-			out = append(out, lexeme{text: s[i : i+n]})
+			if last := len(out) - 1; last >= 0 && out[last].goesOn(s[i]) && (last == 0 || !out[last-1].is("=")) {
+				out[last].text += s[i : i+n] // blanks and comments around a dot
+			} else {
+				out = append(out, lexeme{text: s[i : i+n]})
+			}
 			i += n
 		}
 	}
