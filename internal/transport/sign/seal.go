@@ -85,8 +85,10 @@ func (s sealer) set(results string) (arcSet, error) {
 	var ams folder
 	ams.start("ARC-Message-Signature:")
 	ams.add("i="+s.instance+";", "a="+s.alg+";", "c=relaxed/relaxed;", "d="+s.k.Domain+";", "s="+s.k.Selector+";", "t="+s.time+";")
-	ams.b, err = s.m.finish(&ams, s.k, names)
-	return arcSet{results: aar.field(), message: &signature{field: ams.field()}}, err
+	if ams.b, err = s.m.finish(&ams, s.k, names); err != nil {
+		return arcSet{}, err
+	}
+	return arcSet{results: aar.field(), message: &signature{field: ams.field()}}, nil
 }
 
 // seal writes the seal over the last of the sets and, as far as they are given,

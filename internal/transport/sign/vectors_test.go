@@ -10,8 +10,12 @@ import (
 
 // rfcZone has the keys of RFC 6376 appendix C and RFC 8463 appendix A.2.
 var rfcZone = zone{
-	"brisbane._domainkey.example.com":      rfcRSA,
-	"test._domainkey.football.example.com": rfcRSA,
+	"brisbane._domainkey.example.com": rfcRSA,
+	"test._domainkey.football.example.com": "v=DKIM1; k=rsa; p=" +
+		"MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6NpP3id" +
+		"Y6Wk08a5qhdR6wy5bdOKb2jLQiY/J16JYi0Qvx/byYzCNb3W91y3FutACDfzwQ" +
+		"/BC/e/8uBsCR+yz1Lxj+PL6lHvqMKrM3rG4hstT5QjvHO9PzoxZyVYLzBfO2Ee" +
+		"C3Ip3G+2kryOTIKT+l/K4w3QIDAQAB",
 	"brisbane._domainkey.football.example.com": "v=DKIM1; k=ed25519; p=" +
 		"11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
 }
