@@ -67,7 +67,7 @@ func readMethod(words []lexeme) (Method, error) {
 	bad := func(what string) (Method, error) {
 		return Method{}, kind.Errorf(kind.Invalid, "authentication results: %s", what)
 	}
-	if len(words) < 3 || words[0].mark() {
+	if len(words) < 3 || !words[0].keyword() {
 		return bad("no method")
 	}
 	m := Method{Name: strings.ToLower(words[0].text)}
@@ -78,12 +78,12 @@ func readMethod(words []lexeme) (Method, error) {
 		}
 		words = words[2:]
 	}
-	if !words[0].is("=") || words[1].mark() {
+	if !words[0].is("=") || !words[1].keyword() {
 		return bad("method without result")
 	}
 	m.Result = Result(strings.ToLower(words[1].text))
 	for words = words[2:]; len(words) > 0; words = words[3:] {
-		if len(words) < 3 || words[0].mark() || !words[1].is("=") || words[2].mark() {
+		if len(words) < 3 || !words[0].keyword() || !words[1].is("=") || words[2].mark() {
 			return bad("property without value")
 		}
 		name, value := strings.ToLower(words[0].text), words[2].text
@@ -92,7 +92,7 @@ func readMethod(words []lexeme) (Method, error) {
 			continue
 		}
 		ptype, name, ok := strings.Cut(name, ".")
-		if !ok {
+		if !ok || ptype == "" || name == "" {
 			return bad("property without type")
 		}
 		m.Properties = append(m.Properties, Property{Type: ptype, Name: name, Value: value})
@@ -108,6 +108,9 @@ type lexeme struct {
 
 func (l lexeme) mark() bool       { return l.is("=") || l.is("/") }
 func (l lexeme) is(s string) bool { return !l.quoted && l.text == s }
+
+// keyword reports whether it may be the name of a method, result or property.
+func (l lexeme) keyword() bool { return !l.quoted && !l.mark() }
 
 // goesOn reports whether a word and the one that starts with c are one name.
 func (l lexeme) goesOn(c byte) bool {

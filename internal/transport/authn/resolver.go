@@ -40,9 +40,17 @@ func (b bounded) LookupTXT(ctx context.Context, name string) ([]string, error) {
 		return nil, dnsError(name, err)
 	}
 	for _, t := range txts {
-		if isSPF(t) && (len(t) > maxSPFRecord || !printable(t)) {
-			// Neither temporary nor not found: permerror (RFC 7208 section 4.6).
-			return nil, &net.DNSError{Err: "record too long or not ASCII", Name: clip(name)}
+		if !isSPF(t) {
+			continue
+		}
+		why := ""
+		if len(t) > maxSPFRecord || !printable(t) {
+			why = "record too long or not ASCII"
+		} else if err := checkSyntax(t); err != nil {
+			why = err.Error()
+		}
+		if why != "" { // neither temporary nor not found: permerror (RFC 7208 section 4.6)
+			return nil, &net.DNSError{Err: clip(why), Name: clip(name)}
 		}
 	}
 	return txts, nil

@@ -127,34 +127,38 @@ func TestRFC7208Suite(t *testing.T) {
 	}
 }
 
-// deviations are the tests whose result differs, with what we say.
+// deviations are the tests whose result differs, with what we say and why. None
+// of them turns anything into a pass.
 var deviations = map[string]Result{
-	"a-bad-domain":                 "neutral",
-	"a-bad-toplabel":               "neutral",
-	"a-colon-domain":               "permerror",
-	"a-colon-domain-ip4mapped":     "permerror",
-	"a-numeric":                    "neutral",
-	"a-numeric-toplabel":           "neutral",
-	"a-only-toplabel":              "neutral",
-	"a-only-toplabel-trailing-dot": "neutral",
-	"bare-ip6":                     "fail",
-	"cidr4-032":                    "pass",
-	"detect-errors-anywhere":       "pass",
-	"exp-empty-domain":             "fail",
-	"exp-only-macro-char":          "fail",
-	"exp-syntax-error":             "neutral",
-	"exp-twice":                    "fail",
-	"invalid-domain":               "fail",
-	"macro-mania-in-domain":        "fail",
-	"mx-bad-domain":                "neutral",
-	"mx-bad-toplab":                "neutral",
-	"mx-colon-domain":              "permerror",
-	"mx-colon-domain-ip4mapped":    "permerror",
-	"mx-numeric-top-label":         "neutral",
-	"p-macro-multiple":             "neutral",
-	"redirect-empty-domain":        "neutral",
-	"redirect-is-modifier":         "pass",
-	"redirect-syntax-error":        "neutral",
-	"spftimeout":                   "temperror",
-	"unknown-modifier-syntax":      "fail",
+	// The suite lets the look-up of type SPF time out, which nobody asks for any
+	// more, and every record of that name with it.
+	"spftimeout": TempError,
+	// The evaluation does not take names with a slash.
+	"a-colon-domain": PermError, "a-colon-domain-ip4mapped": PermError,
+	"mx-colon-domain": PermError, "mx-colon-domain-ip4mapped": PermError,
+	"macro-mania-in-domain": Fail,
+	// The macro p is always "unknown", which section 7.3 allows.
+	"p-macro-multiple": Neutral,
+}
+
+func FuzzSPFSyntax(f *testing.F) {
+	for _, s := range []string{"v=spf1 a:b.example/24//64 mx ip4:192.0.2.0/24 ip6:2001:db8::/32 include:%{d2r}.example ~all",
+		"v=spf1 exists:%{ir}.%{l1r-}.x%_%%.example redirect=_spf.example", "v=spf1 exp=x.%{o} foo=%{c} -ptr:a.b"} {
+		if err := checkSyntax(s); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if !isSPF(s) || len(s) > maxSPFRecord {
+			return
+		}
+		if checkSyntax(s) != nil || !printable(s) {
+			return
+		}
+		// What is good may have blanks around it and any letter case of its names.
+		if err := checkSyntax("V=SPF1  " + s[6:] + "  "); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
