@@ -26,7 +26,11 @@ type Config struct {
 	// Volumes are this server's now; nil leaves the row's.
 	Volumes []org.VolumeName
 
-	Heartbeat time.Duration // etcd's, 100 ms; the same on all servers
+	// Heartbeat is etcd's, 50 ms, the same on all servers. It is also the step
+	// in which members choose how long they wait before they stand for
+	// election: with few steps two choose the same too often, and nobody wins
+	// (docs/decisions/0012).
+	Heartbeat time.Duration
 	Election  time.Duration // etcd's, 500 ms; at least five heartbeats
 
 	MeshInterval time.Duration // heartbeat between servers, 100 ms
@@ -50,7 +54,7 @@ func or[T comparable](v *T, def T) {
 
 // Validate fills in defaults and refuses what cannot work.
 func (c *Config) Validate() error {
-	or(&c.Heartbeat, 100*time.Millisecond)
+	or(&c.Heartbeat, 50*time.Millisecond)
 	or(&c.Election, 500*time.Millisecond)
 	or(&c.MeshInterval, 100*time.Millisecond)
 	or(&c.SilentAfter, time.Second)

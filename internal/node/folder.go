@@ -27,7 +27,7 @@ func (c Config) clusterConfig() cluster.Config {
 		External: cluster.External{Endpoints: c.Cluster.Etcd.Endpoints, CAFile: c.Cluster.Etcd.CA, CertFile: c.Cluster.Etcd.Cert,
 			KeyFile: c.Cluster.Etcd.Key, User: c.Cluster.Etcd.User, Password: c.Cluster.Etcd.Password}}
 	if c.Timers == "fast" {
-		x.Heartbeat, x.Election = 50*time.Millisecond, 250*time.Millisecond
+		x.Heartbeat, x.Election = 25*time.Millisecond, 250*time.Millisecond
 		x.MeshInterval, x.SilentAfter = 50*time.Millisecond, 500*time.Millisecond
 		x.LeaseTTL = time.Second
 	}
