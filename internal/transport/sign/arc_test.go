@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,14 +17,8 @@ func verifyChain(msg []byte, z zone) Chain {
 	return VerifyChain(context.Background(), msg, z.lookup, VerifyOptions{Now: now})
 }
 
-// hopKey is the key of the nth hop, Ed25519 on every third.
-func hopKey(n int) Key {
-	k := Key{fmt.Sprintf("hop%d.example", n), "arc", rsaKey()}
-	if n%3 == 0 {
-		k.Signer = edKey()
-	}
-	return k
-}
+// hopKey is the key of the nth hop.
+func hopKey(n int) Key { return Key{fmt.Sprintf("hop%d.example", n), "arc", rsaKey()} }
 
 // hopZone publishes the keys of the first n hops.
 func hopZone(t testing.TB, n int) zone {
@@ -135,7 +130,7 @@ func drop(i int) func(string) bool {
 func TestBrokenChains(t *testing.T) {
 	z := hopZone(t, 4)
 	msg := hops(t, 3, z)
-	last := "ARC-Seal: i=3; a=ed25519-sha256; t=" + fmt.Sprint(now.Unix()) + "; cv=pass;"
+	last := "ARC-Seal: i=3; a=rsa-sha256; t=" + fmt.Sprint(now.Unix()) + "; cv=pass;"
 	for name, c := range map[string]struct {
 		msg  []byte
 		zone zone
@@ -163,12 +158,12 @@ func TestBrokenChains(t *testing.T) {
 		"cv unknown":           {swap(t, msg, last, strings.Replace(last, "pass", "good", 1)), z, "unknown cv="},
 		"seal with h":          {swap(t, msg, last, last+" h=from;"), z, "may not have h="},
 		"seal of sha1":         {swap(t, msg, "ARC-Seal: i=2; a=rsa-sha256", "ARC-Seal: i=2; a=rsa-sha1"), z, "seal 2: SHA-1"},
-		"signature of sha1":    {swap(t, msg, "ARC-Message-Signature: i=3; a=ed25519-sha256", "ARC-Message-Signature: i=3; a=rsa-sha1"), z, "message signature 3: SHA-1"},
+		"signature of sha1":    {swap(t, msg, "ARC-Message-Signature: i=3; a=rsa-sha256", "ARC-Message-Signature: i=3; a=rsa-sha1"), z, "message signature 3: SHA-1"},
 		"signs seals":          {swap(t, msg, "h=from:from", "h=from:arc-seal:from"), z, "h= names ARC-Seal"},
 		"no key":               {msg, hopZone(t, 2), "no key at arc._domainkey.hop3.example"},
 		"no key of a seal":     {msg, z.with("arc._domainkey.hop1.example", []string{}), "seal 1: no key"},
 		"key revoked":          {msg, z.with("arc._domainkey.hop2.example", "v=DKIM1; p="), "seal 2: key revoked"},
-		"other key":            {msg, z.with("arc._domainkey.hop2.example", z["arc._domainkey.hop3.example"]), "seal 2: key is for ed25519"},
+		"other key":            {msg, z.with("arc._domainkey.hop2.example", published(t, Key{"x", "y", edKey()})["y._domainkey.x"]), "seal 2: key is for ed25519"},
 		"DNS down":             {msg, z.with("arc._domainkey.hop2.example", errors.New("SERVFAIL")), "seal 2: key arc._domainkey.hop2.example: SERVFAIL"},
 		"strict key":           {msg, z.with("arc._domainkey.hop3.example", z["arc._domainkey.hop3.example"].(string)+"; t=s"), ""},
 	} {
@@ -253,6 +248,7 @@ func TestSealRefuses(t *testing.T) {
 		"other message":   {letter, "x.example; none", hopKey(1), good, kind.Invalid},
 		"chain unknown":   {msg, "x.example; none", hopKey(1), verifyChain(msg, zone{"arc._domainkey.hop1.example": errors.New("SERVFAIL")}), kind.Busy},
 		"bad key":         {msg, "x.example; none", Key{}, good, kind.Invalid},
+		"Ed25519":         {msg, "x.example; none", Key{"hop1.example", "arc", edKey()}, good, kind.Invalid},
 		"injection":       {msg, "x.example; none\r\nX: y", hopKey(1), good, kind.Invalid},
 		"NUL":             {msg, "x.example; \x00", hopKey(1), good, kind.Invalid},
 		"not UTF-8":       {msg, "x.example; \xff", hopKey(1), good, kind.Invalid},
@@ -267,8 +263,30 @@ func TestSealRefuses(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, set, err)
 		}
 	}
-	failing := Key{"hop1.example", "arc", failing{edKey()}}
+	failing := Key{"hop1.example", "arc", failing{rsaKey()}}
 	if _, err := Seal(msg, "x.example; none", failing, good, now); err == nil {
 		t.Error("a signer's error got lost")
+	}
+}
+
+// Seals of others may be of Ed25519; nothing in RFC 8617 forbids it.
+func TestEd25519Seal(t *testing.T) {
+	m, err := read(letter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := Key{"hop1.example", "arc", edKey()}
+	s := sealer{m, k, "1", "ed25519-sha256", fmt.Sprint(now.Unix())}
+	set, err := s.set("hop1.example; none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal, err := s.seal([]arcSet{set}, "none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := slices.Concat(seal, set.message.field.raw, set.results.raw, letter)
+	if c := verifyChain(msg, published(t, k)); c.Status != ChainPass {
+		t.Errorf("%+v", c)
 	}
 }

@@ -17,7 +17,8 @@ const maxResults = 16 << 10
 // message (RFC 8617 section 5.1). The message is as it will leave, with our own
 // DKIM-Signature in it; results is what an Authentication-Results of ours
 // would say, beginning with our authserv-id; prior is what VerifyChain found
-// when the message arrived; now is t=.
+// when the message arrived; now is t=. The key is RSA: other verifiers break a
+// chain at an Ed25519 seal.
 //
 // Nothing is returned and nothing may be added if the chain has ended or has
 // 50 sets. A chain that failed is sealed with cv=fail, which ends it. Errors
@@ -32,6 +33,9 @@ func Seal(msg []byte, results string, k Key, prior Chain, now time.Time) ([]byte
 		return nil, kind.Errorf(kind.Busy, "seal message: chain is not known: %w", prior.Err)
 	}
 	alg, err := k.algorithm()
+	if err == nil && alg != "rsa-sha256" {
+		err = fmt.Errorf("key for %s", alg)
+	}
 	if err != nil {
 		return nil, kind.Errorf(kind.Invalid, "seal message: %w", err)
 	}

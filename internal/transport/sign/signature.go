@@ -39,8 +39,7 @@ type signature struct {
 	field          field
 	algorithm      string // of the key: rsa or ed25519
 	sha1           bool
-	domain         string // d=, lower case
-	dnsDomain      string // d= with A-labels
+	domain         string // d= as DNS wants it
 	selector       string // s= as DNS wants it
 	identity       string // i= of DKIM, "@" and d= if not given
 	identityDomain string
@@ -55,7 +54,7 @@ type signature struct {
 	start          string // the first characters of b= (RFC 6008)
 }
 
-func (s *signature) keyName() string { return s.selector + "._domainkey." + s.dnsDomain }
+func (s *signature) keyName() string { return s.selector + "._domainkey." + s.domain }
 
 // parseSignature reads a signature field. What it could read is returned with
 // an error too, as far as domain and selector.
@@ -99,10 +98,9 @@ func parseSignature(f field, p purpose) (*signature, error) {
 func (s *signature) parseKey(list tags) (err error) {
 	d, _ := list.get("d")
 	sel, _ := list.get("s")
-	if s.dnsDomain, err = keyDomain(d); err != nil {
+	if s.domain, err = keyDomain(d); err != nil {
 		return fmt.Errorf("d=: %w", err)
 	}
-	s.domain = strings.ToLower(d)
 	if s.selector, err = keyDomain(sel); err != nil {
 		return fmt.Errorf("s=: %w", err)
 	}
@@ -209,7 +207,10 @@ func (s *signature) parseIdentity(list tags) error {
 	if at < 0 {
 		return errors.New("i= without @")
 	}
-	s.identityDomain = strings.ToLower(s.identity[at+1:])
+	var err error
+	if s.identityDomain, err = keyDomain(s.identity[at+1:]); err != nil {
+		return fmt.Errorf("i=: %w", err)
+	}
 	if s.identityDomain != s.domain && !strings.HasSuffix(s.identityDomain, "."+s.domain) {
 		return errors.New("i= is not of d=")
 	}

@@ -62,7 +62,7 @@ type VerifyOptions struct {
 type Verification struct {
 	Result    Result
 	Err       error  // why it did not pass; nil with Pass
-	Domain    string // d=, lower case; as far as it could be read
+	Domain    string // d= in lower case and A-labels, as far as it could be read
 	Selector  string // s=
 	Identity  string // i=, "@" and d= if not given
 	Algorithm string // rsa-sha256, rsa-sha1 or ed25519-sha256
