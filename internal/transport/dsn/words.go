@@ -150,7 +150,7 @@ func german() *words {
 		mime:    "Dies ist ein Zustellbericht im MIME-Format.",
 		subject: [4]string{"Unzustellbar", "Verzögert", "Weitergeleitet", "Zugestellt"},
 		intro: [4]string{
-			"Dies ist das Mailsystem auf %s.\n\nIhre Nachricht konnte den folgenden Empfängern nicht zugestellt werden. Es\ngibt keine weiteren Versuche.",
+			"Dies ist das Mailsystem auf %s.\n\nIhre Nachricht konnte den folgenden Empfängern nicht zugestellt werden.\nEs gibt keine weiteren Versuche.",
 			"Dies ist das Mailsystem auf %s.\n\nIhre Nachricht konnte den folgenden Empfängern NOCH nicht zugestellt werden.\nSie müssen sie nicht erneut senden: Die Versuche gehen weiter, und Sie werden\nbenachrichtigt, wenn sie ohne Erfolg enden.",
 			"Dies ist das Mailsystem auf %s.\n\nIhre Nachricht wurde den Mailservern der folgenden Empfänger übergeben, die\nkeine Zustellung bestätigen. Möglicherweise hören Sie nichts mehr davon.",
 			"Dies ist das Mailsystem auf %s.\n\nIhre Nachricht wurde den folgenden Empfängern zugestellt.",
