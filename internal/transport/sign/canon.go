@@ -109,6 +109,11 @@ func hashRelaxed(h hash.Hash, body []byte) {
 	g := gather{h, make([]byte, 0, flushAt)}
 	empty := 0 // lines held back: they count only if something follows
 	for len(body) > 0 {
+		if bytes.HasPrefix(body, crlf) {
+			empty++
+			body = body[2:]
+			continue
+		}
 		line, rest, _ := bytes.Cut(body, crlf)
 		body = rest
 		line = bytes.TrimRight(line, " \t")

@@ -114,8 +114,8 @@ func (r *KeyRecord) parsePublic(p string) error {
 		return nil
 	}
 	var key *rsa.PublicKey
-	if any, err := x509.ParsePKIXPublicKey(der); err == nil {
-		key, _ = any.(*rsa.PublicKey)
+	if pub, err := x509.ParsePKIXPublicKey(der); err == nil {
+		key, _ = pub.(*rsa.PublicKey)
 	} else {
 		key, _ = x509.ParsePKCS1PublicKey(der)
 	}

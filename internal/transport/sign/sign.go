@@ -78,8 +78,9 @@ type SignOptions struct {
 // occur.
 //
 // Errors are of kind.Invalid if the message has no From, has a header over
-// the limits or with a line that is no field, if it would take more than 100
-// names, or a key is unfit; others come from a signer.
+// the limits or with a line that is no field, has so many of the latter fields
+// that h= would have more than 100 names, or if a key is unfit; others come
+// from a signer.
 func Sign(msg []byte, keys []Key, o SignOptions) ([]byte, error) {
 	if len(keys) > maxSignatures {
 		return nil, kind.Errorf(kind.Invalid, "sign message: more than %d keys", maxSignatures)
@@ -125,11 +126,11 @@ func (m *message) toSign() ([]string, error) {
 	for _, n := range oversigned {
 		repeat(n, len(m.named[n])+1)
 	}
-	for _, n := range covered {
-		repeat(n, len(m.named[n]))
-	}
 	if len(names) > maxNames {
 		return nil, kind.Errorf(kind.Invalid, "more than %d fields to sign", maxNames)
+	}
+	for _, n := range covered {
+		repeat(n, min(len(m.named[n]), maxNames-len(names)))
 	}
 	return names, nil
 }

@@ -62,6 +62,7 @@ var shapes = map[string][]byte{
 	"wide":        crlfs("From: a@example.org\n\n" + strings.Repeat("x \t y  z", 10000) + "\n\n  end\n"),
 	"many empty":  crlfs("From: a@example.org\n\n" + strings.Repeat("\n", 40000) + "end\n"),
 	"repeated":    crlfs("From: a@example.org\nTo: b@example.net\nTo: c@example.net\nList-Id: 1\nList-Id: 2\n\nx\n"),
+	"resent":      crlfs("From: a@example.org\n" + strings.Repeat("Resent-To: b@example.net\n", 200) + "\nx\n"),
 	"blank value": crlfs("From: a@example.org\nSubject:\nCc: \n\t\nReply-To : x@example.org\n\nx\n"),
 	"8 bit":       crlfs("From: \xc3\xa4@example.org\nSubject: \xe4\xf6\n\n\xff\xfe \xff\n"),
 }
@@ -134,5 +135,37 @@ func TestSignerFails(t *testing.T) {
 	k := Key{"example.org", "s", failing{edKey()}}
 	if _, err := Sign(letter, []Key{k}, SignOptions{Now: now}); err == nil || !strings.Contains(err.Error(), io.ErrClosedPipe.Error()) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestNoSuchKey(t *testing.T) {
+	if txt, err := FormatKeyRecord("a key"); !kind.Is(err, kind.Invalid) {
+		t.Errorf("%q, %v", txt, err)
+	}
+	if _, err := Sign(letter, []Key{{"example.org", "s", odd{edKey()}}}, SignOptions{Now: now}); !kind.Is(err, kind.Invalid) {
+		t.Error(err)
+	}
+}
+
+// odd is a signer of an algorithm that mail does not know.
+type odd struct{ crypto.Signer }
+
+func (odd) Public() crypto.PublicKey { return "an odd key" }
+
+// Long results are folded, and read as they were.
+func TestLongResults(t *testing.T) {
+	results := "mx.example; " + strings.TrimSpace(strings.Repeat("dkim=pass header.d=example.org; ", 100))
+	set, err := Seal(letter, results, hopKey(1), Chain{}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(set) {
+		if len(line) > 80 {
+			t.Errorf("line of %d bytes: %q", len(line), line)
+		}
+	}
+	c := verifyChain(append(set, letter...), hopZone(t, 1))
+	if c.Status != ChainPass || c.Sets[0].Results != results {
+		t.Errorf("%+v", c)
 	}
 }
