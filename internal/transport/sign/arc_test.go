@@ -183,6 +183,32 @@ func TestBrokenChains(t *testing.T) {
 	}
 }
 
+func TestSealOfTheFuture(t *testing.T) {
+	set, err := Seal(letter, "hop1.example; none", hopKey(1), Chain{}, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg := append(set, letter...)
+	if c := verifyChain(msg, hopZone(t, 1)); c.Status != ChainFail || !strings.Contains(c.Err.Error(), "message signature 1: signed in the future") {
+		t.Errorf("%+v", c)
+	}
+	// A seal alone cannot be ahead of its message signature by honest means.
+	s := &signature{signed: now.Add(time.Hour)}
+	if err := sealable(s, key{}, now); resultOf(err) != Fail {
+		t.Errorf("seal of the future: %v", err)
+	}
+	c := VerifyChain(t.Context(), hops(t, 1, hopZone(t, 1)), hopZone(t, 1).lookup, VerifyOptions{Now: now.Add(-4 * time.Minute)})
+	if c.Status != ChainPass {
+		t.Errorf("four minutes early: %+v", c)
+	}
+}
+
+func TestChainOfNoHeader(t *testing.T) {
+	if c := verifyChain([]byte("hello\r\n"), nil); c.Status != ChainFail || c.Err == nil {
+		t.Errorf("%+v", c)
+	}
+}
+
 // A broken chain is sealed once more, with cv=fail over the new set alone,
 // and nobody adds to it after that.
 func TestFailedChainEnds(t *testing.T) {

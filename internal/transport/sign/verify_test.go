@@ -3,8 +3,10 @@ package sign
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -70,6 +72,7 @@ func TestSignaturesOfOthers(t *testing.T) {
 		strings.Replace(base, "s=e1", "s=e2", 1):                                        "permerror: no key at e2._domainkey.example.org",
 		strings.Replace(base, "s=e1", "s=e 1", 1):                                       "neutral: s=",
 		strings.Replace(base, "s=e1", "s=e1.", 1):                                       "neutral: s=",
+		strings.Replace(base, "d=example.org", "d=ex\u00e4mple\u2028.org", 1):           "neutral: d=",
 		strings.Replace(base, "d=example.org", "d=ex/ample.org", 1):                     "neutral: d=",
 		strings.Replace(base, "d=example.org", "d="+strings.Repeat("a.", 127), 1):       "neutral: d=",
 		strings.Replace(base, "d=example.org", "d="+strings.Repeat("a.", 120)+"org", 1): "neutral: name of the key",
@@ -100,7 +103,7 @@ func TestInternationalSignature(t *testing.T) {
 func TestKeysOfOthers(t *testing.T) {
 	signed := craft(t, letter, twoKeys()[1], base+"; i=@a.example.org")
 	good := published(t, twoKeys()...)["e1._domainkey.example.org"].(string)
-	rsa, _ := FormatKeyRecord(rsaKey().Public())
+	other, _ := FormatKeyRecord(rsaKey().Public())
 	for name, c := range map[string]struct {
 		answer any
 		want   string
@@ -120,7 +123,7 @@ func TestKeysOfOthers(t *testing.T) {
 		"other record":     {"v=spf1 -all", "permerror"},
 		"eleventh record":  {append(make([]string, 10), good), "permerror"},
 		"revoked":          {"v=DKIM1; k=ed25519; p=", "permerror: revoked"},
-		"other algorithm":  {rsa, "permerror: key is for rsa"},
+		"other algorithm":  {other, "permerror: key is for rsa"},
 		"other key":        {"k=ed25519; p=" + strings.Repeat("A", 43) + "=", "fail: key is another"},
 		"sha1 only":        {good + "; h=sha1", "permerror: sha256"},
 		"other service":    {good + "; s=tlsrpt", "permerror: not for email"},
@@ -146,6 +149,19 @@ func TestSizeOfRSA(t *testing.T) {
 		if results(v) != want || v[0].Bits != bits {
 			t.Errorf("%d bits: %+v", bits, v)
 		}
+	}
+}
+
+// A key of absurd size is refused before anything is computed with it.
+func TestHugeRSA(t *testing.T) {
+	n := new(big.Int).Lsh(big.NewInt(1), maxBits)
+	txt, err := FormatKeyRecord(&rsa.PublicKey{N: n.SetBit(n, 0, 1), E: 65537})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := craft(t, letter, twoKeys()[0], strings.NewReplacer("ed25519", "rsa", "s=e1", "s=r1").Replace(base))
+	if v := verify(signed, zone{"r1._domainkey.example.org": txt}); results(v) != "policy" || v[0].Bits != maxBits+1 {
+		t.Errorf("%+v", v)
 	}
 }
 
