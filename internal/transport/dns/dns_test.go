@@ -245,7 +245,7 @@ func TestRecordsOfOthers(t *testing.T) {
 // TestConfirm: one resolver that says there is no such domain is not enough
 // to return mail.
 func TestConfirm(t *testing.T) {
-	liar, honest := start(t), start(t, "a.test. 300 IN MX 1 m.test.")
+	liar, honest := start(t, "d.test. 300 IN TXT x"), start(t, "a.test. 300 IN MX 1 m.test.", "d.test. 300 IN AAAA 2001:db8::1")
 	r := resolver(t, liar, honest)
 	if mx, _, err := r.MX(t.Context(), "a.test"); err != nil || len(mx) != 1 {
 		t.Errorf("%v, %v", mx, err)
@@ -256,6 +256,9 @@ func TestConfirm(t *testing.T) {
 	}
 	if l, h := liar.asked.Load(), honest.asked.Load(); l != 2 || h != 2 {
 		t.Errorf("asked %d and %d times", l, h)
+	}
+	if mx, _, err := r.MX(t.Context(), "d.test"); err != nil || len(mx) != 1 {
+		t.Errorf("its own host: %v, %v", mx, err)
 	}
 	honest.set(func() { honest.rcode["c.test."] = wire.RcodeServerFailure })
 	_, _, err := r.MX(t.Context(), "c.test")

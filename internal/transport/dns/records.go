@@ -48,12 +48,27 @@ func (r *Resolver) MX(ctx context.Context, domain string) ([]MX, Info, error) {
 
 func (r *Resolver) implicitMX(ctx context.Context, domain string, no answer) ([]MX, Info, error) {
 	_, info, err := r.Addrs(ctx, domain)
+	if kind.Is(err, kind.NotFound) && r.hasAddr(ctx, domain) {
+		_, info, err = r.Addrs(ctx, domain)
+	}
 	if err != nil {
 		return nil, info, err
 	}
 	info.Authentic = info.Authentic && no.authentic
 	name, _ := host(domain) // it was asked for
 	return []MX{{Host: name}}, info, nil
+}
+
+// hasAddr asks the other resolvers about a domain that one of them says has no
+// address; what they find is remembered.
+func (r *Resolver) hasAddr(ctx context.Context, domain string) bool {
+	for _, qtype := range []uint16{wire.TypeA, wire.TypeAAAA} {
+		a, err := r.lookup(ctx, domain, qtype)
+		if kind.Is(err, kind.NotFound) && r.confirm(ctx, domain, qtype, a).err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // mxOf takes the hosts out of records.
