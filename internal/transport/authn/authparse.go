@@ -6,8 +6,10 @@ import (
 	"github.com/postern-mail/postern/internal/base/kind"
 )
 
-// maxMethods is how many methods of one field are read.
-const maxMethods = 100
+const (
+	maxMethods = 100  // of one field
+	maxJoined  = 1024 // octets of a name that is written in pieces
+)
 
 // ParseAuthResults reads the value of an Authentication-Results field (RFC
 // 8601 section 2.2). Comments are dropped. Errors are of kind Invalid.
@@ -151,6 +153,9 @@ func lex(s string) ([]lexeme, error) {
 		default:
 			n := wordLen(s[i:], len(out) > 0 && out[len(out)-1].is("="))
 			if last := len(out) - 1; last >= 0 && out[last].goesOn(s[i]) && (last == 0 || !out[last-1].is("=")) {
+				if len(out[last].text) > maxJoined {
+					return nil, kind.Errorf(kind.Invalid, "authentication results: name of more than %d octets", maxJoined)
+				}
 				out[last].text += s[i : i+n] // blanks and comments around a dot
 			} else {
 				out = append(out, lexeme{text: s[i : i+n]})
@@ -191,19 +196,13 @@ func unquote(s string) string {
 // splitUnquoted splits at semicolons outside of quotes and comments.
 func splitUnquoted(v string) []string {
 	var out []string
-	start := 0
+	start, open := 0, opener{}
 	for i := 0; i < len(v); {
-		n := 0
-		switch v[i] {
-		case '"':
-			n = quotedLen(v[i:])
-		case '(':
-			n = commentLen(v[i:])
-		case ';':
+		if v[i] == ';' {
 			out = append(out, v[start:i])
 			start = i + 1
 		}
-		i += max(n, 1)
+		i += max(open.skip(v[i:]), 1)
 	}
 	return append(out, v[start:])
 }

@@ -228,6 +228,10 @@ func RemoveForged(msg []byte, ours ...string) []byte {
 		if f.name != "authentication-results" {
 			return
 		}
+		if f.long() {
+			forged = append(forged, f)
+			return
+		}
 		id, err := authserv(f.value(msg))
 		if err != nil || mine[server(id)] {
 			forged = append(forged, f)

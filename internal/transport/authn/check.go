@@ -2,6 +2,7 @@ package authn
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/internal/mail"
@@ -9,6 +10,12 @@ import (
 
 // Limit is the time all look-ups for one message may take.
 const Limit = 10 * time.Second
+
+// strangers is the part of it for look-ups whose servers the sender chose: SPF
+// and the keys of signatures. The policy of the author's domain is looked up
+// beside them, and what is left is for comparing. Otherwise slow servers of a
+// sender would turn the fail of somebody else's policy into temperror.
+const strangers = 7 * time.Second
 
 // MaxSignatures is how many signatures of a message are weighed.
 const MaxSignatures = 10
@@ -35,31 +42,38 @@ func New(d Deps) *Checker { return &Checker{d: d} }
 func (c *Checker) Check(ctx context.Context, p mail.Peer, e mail.Envelope, msg []byte) Results {
 	ctx, cancel := context.WithTimeout(ctx, Limit)
 	defer cancel()
+	slow, cancelSlow := context.WithTimeout(ctx, strangers)
+	defer cancelSlow()
 	var r Results
-	done := make(chan struct{})
-	go func() { // ends with ctx at the latest
-		defer close(done)
-		r.MailFrom = checkMailFrom(ctx, c.d.Resolver, p.Remote, p.Helo, e.From)
+	var wg sync.WaitGroup // all of it ends with slow
+	wg.Go(func() {
+		r.MailFrom = checkMailFrom(slow, c.d.Resolver, p.Remote, p.Helo, e.From)
 		if e.From != "" {
-			r.Helo = checkHelo(ctx, c.d.Resolver, p.Remote, p.Helo)
+			r.Helo = checkHelo(slow, c.d.Resolver, p.Remote, p.Helo)
 		}
-	}()
-	sigs, arc := c.d.Verify(ctx, msg)
-	r.DKIM, r.ARC = sigs[:min(len(sigs), MaxSignatures)], arc
-	<-done
-
+	})
+	wg.Go(func() {
+		sigs, arc := c.d.Verify(slow, msg)
+		r.DKIM, r.ARC = sigs[:min(len(sigs), MaxSignatures)], arc
+	})
 	authors, err := Authors(msg)
+	w := &walker{r: c.d.Resolver, seen: map[string]site{}}
+	found := make([]Discovery, len(authors))
+	orgs := Orgs{}
+	for i, from := range authors {
+		found[i] = w.discover(ctx, from, orgs)
+	}
+	wg.Wait()
 	if err != nil {
 		r.DMARC = DMARC{Result: PermError, Applied: DispositionNone, Why: clip(err.Error())}
 		return r
 	}
-	w := &walker{r: c.d.Resolver, seen: map[string]site{}}
-	all := make([]DMARC, 0, len(authors))
-	for _, from := range authors {
-		d, orgs := w.discover(ctx, from, identifiers(r.MailFrom, r.DKIM))
-		m := Evaluate(from, d, orgs, r.MailFrom, r.DKIM)
-		m.override(r.ARC, c.d.Trusted)
-		all = append(all, m)
+	ids := identifiers(r.MailFrom, r.DKIM)
+	all := make([]DMARC, len(authors))
+	for i, from := range authors {
+		w.compare(ctx, from, found[i].Record, ids, orgs)
+		all[i] = Evaluate(from, found[i], orgs, r.MailFrom, r.DKIM)
+		all[i].override(r.ARC, c.d.Trusted)
 	}
 	r.DMARC, r.Others = worst(all)
 	return r
@@ -79,41 +93,42 @@ func identifiers(s SPF, sigs []DKIM) []string {
 	return out
 }
 
-// discover looks up what Evaluate needs for one author domain (RFC 9989
-// sections 4.10.1 and 4.10.2). A walk starts only from identifiers that lie
-// under the author's organizational domain: the others can not be aligned.
-func (w *walker) discover(ctx context.Context, from string, ids []string) (Discovery, Orgs) {
+// discover looks up the policy for an author domain, and its organizational
+// domain (RFC 9989 sections 4.10.1 and 4.10.2).
+func (w *walker) discover(ctx context.Context, from string, orgs Orgs) Discovery {
 	sites, err := w.walk(ctx, from)
-	if err != nil && len(sites) > 0 && sites[0].found {
-		// The author's own record is the policy, whatever is above it.
-		return Discovery{Domain: from, Record: sites[0].record, Err: sites[0].err}, nil
-	}
 	if err != nil {
-		return Discovery{Fault: err}, nil
+		if len(sites) == 0 || !sites[0].found {
+			return Discovery{Fault: err}
+		}
+		// The author's own record is the policy, whatever is above it.
+		return Discovery{Domain: from, Record: sites[0].record, Err: sites[0].err}
 	}
-	orgs := Orgs{from: organizational(from, sites)}
+	orgs[from] = organizational(from, sites)
 	s, ok := governing(from, orgs[from], sites)
 	if !ok {
-		return Discovery{}, orgs
+		return Discovery{}
 	}
 	d := Discovery{Domain: s.name, Record: s.record, Err: s.err}
-	if d.Err != nil {
-		return d, orgs
-	}
-	if d.Domain != from && d.Record.NonExistent != "" {
+	if d.Err == nil && d.Domain != from && d.Record.NonExistent != "" {
 		exists, err := w.r.Exists(ctx, from)
 		if err != nil {
-			return Discovery{Fault: err}, orgs
+			return Discovery{Fault: err}
 		}
 		d.Missing = !exists
 	}
+	return d
+}
+
+// compare looks up the organizational domains of identifiers that lie under
+// the author's: the others can not be aligned, so nothing is asked for them.
+func (w *walker) compare(ctx context.Context, from string, rec DMARCRecord, ids []string, orgs Orgs) {
 	for _, id := range ids {
-		if _, known := orgs[id]; known || !under(id, orgs[from]) || d.Record.StrictSPF && d.Record.StrictDKIM {
+		if _, known := orgs[id]; known || !under(id, orgs[from]) || rec.StrictSPF && rec.StrictDKIM {
 			continue
 		}
 		if sites, err := w.walk(ctx, id); err == nil {
 			orgs[id] = organizational(id, sites)
 		}
 	}
-	return d, orgs
 }

@@ -119,7 +119,9 @@ func TestEvaluate(t *testing.T) {
 		{"fault of identifier's walk", "example.com", fault(example(), "_dmarc.a.example.com"), spf("a.example.com"), nil, "temperror none example.com"},
 	} {
 		w := &walker{r: c.zone, seen: map[string]site{}}
-		d, orgs := w.discover(t.Context(), c.from, identifiers(c.spf, c.dkim))
+		orgs := Orgs{}
+		d := w.discover(t.Context(), c.from, orgs)
+		w.compare(t.Context(), c.from, d.Record, identifiers(c.spf, c.dkim), orgs)
 		m := Evaluate(c.from, d, orgs, c.spf, c.dkim)
 		got := fmt.Sprintf("%s %s %s", m.Result, m.Applied, m.Domain)
 		if m.SPFAligned {
@@ -159,7 +161,7 @@ func TestAuthors(t *testing.T) {
 		{"From: joe@localhost\r\n", "!from field has no domain"},
 		{"From: joe@a..example\r\n", "!from field has domain \"a..example\""},
 		{"From: a@a.example,a@b.example,a@c.example,a@d.example,a@e.example\r\n", "!from field has more than 4 domains"},
-		{"From: " + strings.Repeat("x", MaxField+1) + "@a.example\r\n", "!from field of 65547 octets"},
+		{"From: " + strings.Repeat("x", MaxField+1) + "@a.example\r\n", "!from field of more than 65536 octets"},
 	} {
 		got, err := Authors([]byte(c.header))
 		s := strings.Join(got, " ")
@@ -248,6 +250,62 @@ func TestCheckLimit(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	})
+}
+
+// TestSlowSender: servers of the sender that never answer do not keep the
+// policy of the domain it claims from being found.
+func TestSlowSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := texts("_dmarc.example.com", "v=DMARC1; p=reject")
+		z.hang["slow.example"], z.hang["mx.slow.example"] = true, true
+		c := New(Deps{Resolver: z, Trusted: func(string) bool { return false }, Verify: func(ctx context.Context, _ []byte) ([]DKIM, ARC) {
+			<-ctx.Done()
+			return []DKIM{{Result: TempError, Domain: "slow.example"}}, ARC{}
+		}})
+		before := time.Now()
+		r := c.Check(t.Context(), mail.Peer{Remote: client.Remote, Helo: "mx.slow.example"}, mail.Envelope{From: "a@slow.example"}, []byte("From: ceo@mail.example.com\r\n"))
+		if took := time.Since(before); took != strangers {
+			t.Errorf("took %v", took)
+		}
+		if r.MailFrom.Result != TempError || r.DMARC.Result != Fail || r.DMARC.Applied != DispositionReject {
+			t.Errorf("%+v", r)
+		}
+	})
+}
+
+// TestSlowReverse: nor does the client's reverse zone, if the record that is
+// spoofed looks there first.
+func TestSlowReverse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, hang := range []string{"192.0.2.1", "slow.example"} {
+			z := texts("example.com", "v=spf1 ptr -all")
+			z.ptr = map[string][]string{"192.0.2.1": {"slow.example", "slow.example", "slow.example"}}
+			z.hang[hang] = true
+			before := time.Now()
+			got := checkMailFrom(t.Context(), z, client.Remote, "x", "a@example.com")
+			if took := time.Since(before); took != reverseLimit || got.Result != Fail {
+				t.Errorf("%s: %v, %+v", hang, took, got)
+			}
+		}
+	})
+}
+
+// TestTimeOfFields: nothing in a field makes reading it slow.
+func TestTimeOfFields(t *testing.T) {
+	for _, piece := range []string{"(", "\"", "\"\\", "@", "@a. ", "@a .", "(\"", " ", ";", "\r\n ", "a=b;", "/", "=", "."} {
+		long := strings.Repeat(piece, MaxField/len(piece)-10)
+		before := time.Now()
+		for _, name := range []string{"From: ", "Authentication-Results: ", "Authentication-Results: x; "} {
+			msg := []byte(name + long + "\r\n\r\n")
+			Authors(msg)
+			ParseAuthResults(string(msg[len(name):]))
+			RemoveForged(msg, "x")
+		}
+		ParseDMARC("v=DMARC1;" + long)
+		if took := time.Since(before); took > time.Second { // a few milliseconds, with room for a busy machine
+			t.Errorf("%q: %v", piece, took)
+		}
+	}
 }
 
 // TestCheckQueries bounds what one message can make us ask (promise 5).

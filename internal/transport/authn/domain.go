@@ -38,7 +38,9 @@ const (
 )
 
 // goodName tells whether a name can be asked: labels of 1 to 63 printable
-// octets, 253 in all (RFC 1035 section 2.3.4).
+// octets, 253 in all (RFC 1035 section 2.3.4). Quotes and backslashes mean
+// something else where names are read from text: with them a sender could turn
+// a macro of somebody else's record into a fault.
 func goodName(s string) bool {
 	if s == "" || len(s) > maxName {
 		return false
@@ -48,7 +50,7 @@ func goodName(s string) bool {
 			return false
 		}
 		for i := range len(label) {
-			if label[i] <= ' ' || label[i] >= 0x7f {
+			if label[i] <= ' ' || label[i] >= 0x7f || label[i] == '\\' || label[i] == '"' {
 				return false
 			}
 		}

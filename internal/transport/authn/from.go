@@ -23,20 +23,20 @@ const MaxField = 64 << 10
 // "ceo@bank.example <x@evil.example>" in their own ways, and DMARC must not
 // pass for the one while the other is shown.
 func Authors(msg []byte) ([]string, error) {
-	var from []string
+	var from []field
 	fields(msg, func(f field) {
 		if f.name == "from" {
-			from = append(from, f.value(msg))
+			from = append(from, f)
 		}
 	})
 	if len(from) != 1 {
 		return nil, kind.Errorf(kind.Invalid, "%d from fields", len(from))
 	}
-	if len(from[0]) > MaxField {
-		return nil, kind.Errorf(kind.Invalid, "from field of %d octets", len(from[0]))
+	if from[0].long() {
+		return nil, kind.Errorf(kind.Invalid, "from field of more than %d octets", MaxField)
 	}
 	var out []string
-	for _, d := range domainsOf(from[0]) {
+	for _, d := range domainsOf(from[0].value(msg)) {
 		a := asciiDomain(d)
 		if a == "" {
 			return nil, kind.Errorf(kind.Invalid, "from field has domain %.40q", clip(d))
@@ -61,59 +61,71 @@ func Authors(msg []byte) ([]string, error) {
 func domainsOf(v string) []string {
 	v = bare(v)
 	var out []string
-	for i := strings.IndexByte(v, '@'); i >= 0 && len(out) <= 4*MaxAuthors; {
-		rest := strings.TrimLeft(v[i+1:], " \t")
-		end, dot := 0, true // a blank ends a domain unless a dot stands on one side of it
-		for end < len(rest) && !strings.ContainsRune("<>@,;:\"[]\\", rune(rest[end])) {
-			if c := rest[end]; c == ' ' || c == '\t' {
-				next := strings.TrimLeft(rest[end:], " \t")
-				if !dot && !strings.HasPrefix(next, ".") {
-					break
-				}
-			} else {
-				dot = c == '.'
-			}
-			end++
+	for len(out) <= 4*MaxAuthors {
+		_, rest, ok := strings.Cut(v, "@")
+		if !ok {
+			break
 		}
-		d := strings.Map(func(r rune) rune {
-			if r == ' ' || r == '\t' {
-				return -1
-			}
-			return r
-		}, rest[:end])
-		if d != "" {
+		end := strings.IndexAny(rest, `<>@,;:"[]\`)
+		if end < 0 {
+			end = len(rest)
+		}
+		if d := firstName(rest[:end]); d != "" {
 			out = append(out, d)
 		}
-		next := strings.IndexByte(rest[end:], '@')
-		if next < 0 {
-			return out
-		}
-		i = len(v) - len(rest) + end + next
+		v = rest[end:]
 	}
 	return out
 }
 
-// bare takes quoted strings and comments out of a structured value, each for a
-// blank; one that does not end is left, so that nothing hides behind it.
-func bare(v string) string {
+// firstName joins the words that s starts with as long as dots join them.
+func firstName(s string) string {
 	var b strings.Builder
-	for i := 0; i < len(v); {
-		n := 0
-		switch v[i] {
-		case '"':
-			n = quotedLen(v[i:])
-		case '(':
-			n = commentLen(v[i:])
+	last := byte('.')
+	for w := range strings.FieldsSeq(s) {
+		if last != '.' && w[0] != '.' {
+			break
 		}
-		if n == 0 {
-			b.WriteByte(v[i])
-			i++
-			continue
-		}
-		b.WriteByte(' ')
-		i += n
+		b.WriteString(w)
+		last = w[len(w)-1]
 	}
 	return b.String()
+}
+
+// bare takes quoted strings and comments out of a structured value, each for a
+// blank. One that does not end is left, with all of its kind behind it, so that
+// nothing hides there.
+func bare(v string) string {
+	var b strings.Builder
+	open := opener{}
+	for i := 0; i < len(v); {
+		if n := open.skip(v[i:]); n > 0 {
+			b.WriteByte(' ')
+			i += n
+			continue
+		}
+		b.WriteByte(v[i])
+		i++
+	}
+	return b.String()
+}
+
+// opener steps over quoted strings and comments. After one that does not end
+// it takes no more of its kind: looking for the end of each again would be
+// quadratic.
+type opener struct{ noQuotes, noComments bool }
+
+// skip is the length of the quoted string or comment s starts with, 0 for none.
+func (o *opener) skip(s string) (n int) {
+	switch {
+	case s[0] == '"' && !o.noQuotes:
+		n = quotedLen(s)
+		o.noQuotes = n == 0
+	case s[0] == '(' && !o.noComments:
+		n = commentLen(s)
+		o.noComments = n == 0
+	}
+	return n
 }
 
 // quotedLen is the length of the quoted string v starts with, 0 if it does not end.

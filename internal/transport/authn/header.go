@@ -18,6 +18,9 @@ type field struct {
 	colon      int
 }
 
+// long reports whether there is more behind the colon than is read.
+func (f field) long() bool { return f.end-f.colon > MaxField }
+
 // value is what stands behind the colon, unfolded.
 func (f field) value(msg []byte) string {
 	return string(bytes.Trim(bytes.ReplaceAll(msg[f.colon+1:f.end], []byte("\r\n"), nil), " \t\n"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"time"
 
 	"blitiri.com.ar/go/spf"
 )
@@ -21,17 +22,26 @@ type Resolver interface {
 }
 
 const (
+	reverseLimit = 2 * time.Second
 	maxAnswers   = 100      // records of one answer that are looked at
 	maxTXTOctets = 64 << 10 // octets of one TXT answer that are looked at
 	maxSPFRecord = 8 << 10  // octets of an SPF record; RFC 7208 section 3.4 asks for 450
 )
 
-// bounded is the resolver that SPF evaluation gets. It puts names that can
+// bounded is the resolver that one SPF evaluation gets. It puts names that can
 // not exist aside, bounds answers, and gives errors the form the evaluation
 // understands: it tells kinds by type, not by errors.As.
-type bounded struct{ r Resolver }
+//
+// The reverse zone and the names in it belong to the client, not to the domain
+// that is checked. All look-ups there share reverseLimit, so that a client
+// cannot hold up the rest until it ends in temperror.
+type bounded struct {
+	r       Resolver
+	until   time.Time       // for look-ups of the client's names; zero before the first
+	clients map[string]bool // those names
+}
 
-func (b bounded) LookupTXT(ctx context.Context, name string) ([]string, error) {
+func (b *bounded) LookupTXT(ctx context.Context, name string) ([]string, error) {
 	if !goodName(strings.TrimSuffix(name, ".")) {
 		return nil, notFound(name)
 	}
@@ -56,7 +66,7 @@ func (b bounded) LookupTXT(ctx context.Context, name string) ([]string, error) {
 	return txts, nil
 }
 
-func (b bounded) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
+func (b *bounded) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	if !goodName(strings.TrimSuffix(name, ".")) {
 		return nil, notFound(name)
 	}
@@ -64,7 +74,12 @@ func (b bounded) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	return mxs, dnsError(name, err) // more than 10 are a permerror of the evaluation's own
 }
 
-func (b bounded) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, error) {
+func (b *bounded) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, error) {
+	if b.clients[name] {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, b.until)
+		defer cancel()
+	}
 	if !goodName(strings.TrimSuffix(name, ".")) {
 		return nil, notFound(name)
 	}
@@ -72,9 +87,17 @@ func (b bounded) LookupIPAddr(ctx context.Context, name string) ([]net.IPAddr, e
 	return ips[:min(len(ips), maxAnswers)], dnsError(name, err)
 }
 
-func (b bounded) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+func (b *bounded) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	b.until = time.Now().Add(reverseLimit)
+	ctx, cancel := context.WithDeadline(ctx, b.until)
+	defer cancel()
 	names, err := b.r.LookupAddr(ctx, addr)
-	return names[:min(len(names), maxAnswers)], dnsError(addr, err)
+	names = names[:min(len(names), maxAnswers)]
+	b.clients = map[string]bool{}
+	for _, n := range names {
+		b.clients[n] = true
+	}
+	return names, dnsError(addr, err)
 }
 
 // lookupTXT asks for the texts of a name; none is no error.

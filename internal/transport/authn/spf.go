@@ -46,7 +46,7 @@ func checkHost(ctx context.Context, r Resolver, ip netip.Addr, helo, local, doma
 	if local == "" {
 		local = "postmaster" // section 4.3
 	}
-	res, err := spf.CheckHostWithSender(ip.Unmap().AsSlice(), helo, local+"@"+domain, spf.WithContext(ctx), spf.WithResolver(bounded{r}))
+	res, err := spf.CheckHostWithSender(ip.Unmap().AsSlice(), helo, local+"@"+domain, spf.WithContext(ctx), spf.WithResolver(&bounded{r: r}))
 	s := SPF{Result: Result(res), Domain: domain, Sender: sender}
 	if err != nil {
 		s.Why = clip(err.Error())

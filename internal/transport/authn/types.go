@@ -88,7 +88,9 @@ func (d Disposition) rank() int {
 	return 0
 }
 
-// DMARC is the outcome for a message, and what it follows from.
+// DMARC is the outcome for a message, and what it follows from. PermError with
+// an empty From says that the message has no author DMARC can work with; to
+// let it pass would be a way around every policy (RFC 9989 section 11.5).
 type DMARC struct {
 	Result Result
 	From   string // author domain, in A-labels
