@@ -22,8 +22,8 @@
 //     sender; starts per minute per destination, organization and sender.
 //  5. Nothing is handed out before its own time nor before its destination's.
 //  6. A destination that fails costs one probe per step of its ladder, whatever
-//     waits behind it; the probe is another message each time, so that one
-//     poisonous message cannot keep a destination down.
+//     waits behind it. The message that failed goes to the end of its flow, so
+//     that a poisonous one cannot keep a destination down for the others.
 //  7. Who comes to look at a job because of its age (delay notice, expiry) gets
 //     it at that time also when its destination is down; suspended jobs wait
 //     until they are resumed.
