@@ -138,9 +138,12 @@ func TestBadWeb(t *testing.T) {
 	}
 	for name, page := range map[string]*http.HandlerFunc{
 		"redirect": handler(func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://mta-sts.a.test"+wellKnown, 302)
+			http.Redirect(w, r, "https://mta-sts.a.test"+wellKnown, http.StatusFound)
 		}),
-		"not found": handler(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(404); io.WriteString(w, enforce) }),
+		"not found": handler(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusNotFound)
+			io.WriteString(w, enforce)
+		}),
 		"html": handler(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			io.WriteString(w, enforce)

@@ -16,7 +16,7 @@ import (
 func Dial(ctx context.Context, o Options) (*Conn, error) {
 	o = o.withDefaults()
 	if err := o.validate(); err != nil {
-		return nil, &Failure{Stage: StageCheck, Peer: o.Address, Err: err}
+		return nil, &Failure{Stage: StageConnect, Peer: o.Address, Err: err}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeouts.Overall, errOverall)
 	defer cancel()
@@ -199,10 +199,8 @@ func (c *Conn) reset() error {
 		return err
 	}
 	if !r.Positive() {
-		f := answered(StageReset, c.o.Address, r)
-		c.dead = f
-		c.raw.Close()
-		return f
+		// No word about any message, so no Reply for the caller to go by.
+		return c.fail(StageReset, fmt.Errorf("RSET is answered with %s", r))
 	}
 	c.open = false
 	return nil

@@ -38,6 +38,17 @@ type Failure struct {
 	Err   error
 }
 
+// AboutHost tells whether the peer failed before it knew anything of a
+// message: another host of the domain may take it, and a 5xx is no reason to
+// return mail.
+func (f *Failure) AboutHost() bool {
+	switch f.Stage {
+	case StageCheck, StageMail, StageRcpt, StageData, StageBody, StageHook, StageDot:
+		return false
+	}
+	return true
+}
+
 // Error says stage, peer and cause.
 func (f *Failure) Error() string {
 	if f.Reply.Code != 0 {

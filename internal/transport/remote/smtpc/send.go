@@ -98,11 +98,11 @@ func (c *Conn) content(s *Sent, body []byte, beforeDot func() error) error {
 		c.raw.Close()
 		return &Failure{Stage: StageHook, Peer: c.o.Address, Err: err}
 	}
-	if err := c.unasked(StageDot); err != nil {
-		return err
-	}
 	if c.ctx.Err() != nil {
 		return c.fail(StageDot, c.ctx.Err())
+	}
+	if err := c.present(); err != nil {
+		return err
 	}
 	r, err := c.dot(&s.Outcome)
 	if err != nil {

@@ -141,6 +141,21 @@ func TestReset(t *testing.T) {
 	})
 }
 
+// TestResetRefused: a peer that does not even reset says nothing about the
+// message that would have come next.
+func TestResetRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &peer{acts: map[Stage][]string{StageMail: {"451 later"}}, act: map[Stage]string{StageReset: "554 no"}}
+		c := dial(t, p)
+		c.Send(t.Context(), envelope("a@b.test"), []byte(letter), yes)
+		_, err := c.Send(t.Context(), envelope("b@b.test"), []byte(letter), yes)
+		var f *Failure
+		if !errors.As(err, &f) || f.Reply.Code != 0 || !f.AboutHost() || !kind.Is(err, kind.Busy) || c.Usable() {
+			t.Errorf("%+v", err)
+		}
+	})
+}
+
 // TestMany: more recipients than fit one group of commands.
 func TestMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

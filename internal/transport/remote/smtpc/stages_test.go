@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,6 +60,8 @@ func stage(t *testing.T, pipelining bool, st Stage, way string) {
 		t.Fatalf("error %v, want a Failure", err)
 	case !settled && f.Stage != st:
 		t.Errorf("failed at %s, want %s: %v", f.Stage, st, err)
+	case !settled && f.AboutHost() != (st == StageGreeting || st == StageHello):
+		t.Errorf("about the host: %v", f.AboutHost())
 	case !settled && refusal != (f.Reply.Code != 0):
 		t.Errorf("answer %q", f.Reply)
 	case !settled && kind.Is(err, kind.Invalid) != strings.HasPrefix(way, "5"):
@@ -210,6 +214,48 @@ func TestDropDuringHook(t *testing.T) {
 			t.Errorf("%v, %v", s.Outcome, err)
 		}
 	})
+}
+
+// TestGoneOverTCP: a socket takes bytes for a peer that hung up long ago. That
+// is seen before the dot, so there is no doubt; so is a refusal that came early.
+func TestGoneOverTCP(t *testing.T) {
+	server, client := selfSigned(t)
+	for name, leave := range map[string]func(p *peer){
+		"closed":     func(p *peer) { p.c.Close() },
+		"refused":    func(p *peer) { io.WriteString(p.c, "552 5.3.4 too large\r\n"); p.c.Close() },
+		"said 421":   func(p *peer) { io.WriteString(p.c, "421 4.3.2 going down\r\n") },
+		"said hello": func(p *peer) { io.WriteString(p.c, "250 hello\r\n") },
+	} {
+		for _, mode := range []TLS{TLSNever, TLSMust} {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := &peer{ext: []string{"STARTTLS"}, tls: server}
+			served := make(chan struct{})
+			go func() {
+				defer close(served)
+				if s, err := l.Accept(); err == nil {
+					p.serve(s)
+				}
+			}()
+			c, err := Dial(t.Context(), Options{Address: l.Addr().String(), Hello: "client.test", TLS: mode, Config: client})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := c.Send(t.Context(), envelope("bob@b.test"), []byte(letter), func() error { leave(p); return nil })
+			var f *Failure
+			if !errors.As(err, &f) || f.Stage != StageDot || s.Outcome != NotSent || c.Usable() {
+				t.Errorf("%s, TLS %v: %v, %v", name, mode, s.Outcome, err)
+			}
+			want := map[string]int{"refused": 552, "said 421": 421}[name]
+			if f != nil && f.Reply.Code != want {
+				t.Errorf("%s, TLS %v: answer %q", name, mode, f.Reply)
+			}
+			l.Close()
+			<-served
+		}
+	}
 }
 
 // TestEarlyRefusal: a peer that has enough in the middle of a message and says

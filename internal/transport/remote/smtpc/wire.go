@@ -6,9 +6,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Conn is one session. After a Failure whose stage broke it, Usable is false
@@ -102,18 +106,74 @@ func (c *Conn) write(st Stage, wait time.Duration, lines ...string) error {
 	return nil
 }
 
-// unasked looks for an answer to nothing. The peer may say 421 that way; all
-// else means that answers and commands no longer fit together.
+// unasked looks for an answer to nothing. The peer may say 421 that way, and
+// refuse a message it has not seen the end of; all else means that answers and
+// commands no longer fit together.
 func (c *Conn) unasked(st Stage) error {
 	if c.br.Buffered() == 0 {
 		return nil
 	}
-	if r, err := c.read(st, time.Second); err != nil {
+	r, err := c.read(st, time.Second)
+	switch {
+	case err != nil:
 		return err
-	} else if r.Code == 421 {
-		return c.refused(st, r)
+	case r.Code == 421 || st == StageDot && r.Code >= 400:
+		f := answered(st, c.o.Address, r)
+		c.dead = f
+		c.raw.Close()
+		return f
 	}
 	return c.fail(st, fmt.Errorf("%w: an answer that was not asked for", errProtocol))
+}
+
+// present asks, just before the final dot, whether the peer is still there: a
+// dot for somebody who hung up during the message would only make a doubt.
+func (c *Conn) present() error {
+	data, err := c.raw.waiting()
+	if err == nil && data && c.br.Buffered() == 0 {
+		c.nc.SetReadDeadline(time.Now().Add(presence))
+		var late net.Error
+		if _, err = c.br.Peek(1); errors.As(err, &late) && late.Timeout() {
+			err = nil // only something of TLS
+		}
+	}
+	if err != nil {
+		return c.fail(StageDot, fmt.Errorf("the peer hung up before the end of the message: %w", err))
+	}
+	return c.unasked(StageDot)
+}
+
+// presence is how long what has already arrived may take to be read.
+const presence = 10 * time.Millisecond
+
+// waiting tells, without waiting, whether bytes have arrived that nobody read,
+// or that none will come any more. Connections that are not sockets never say.
+func (c *counted) waiting() (data bool, err error) {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return false, nil
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	var n int
+	var peekErr error
+	err = rc.Read(func(fd uintptr) bool {
+		n, _, peekErr = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return true
+	})
+	switch {
+	case err != nil:
+		return false, err
+	case errors.Is(peekErr, unix.EAGAIN) || errors.Is(peekErr, unix.EINTR):
+		return false, nil
+	case peekErr != nil:
+		return false, peekErr
+	case n == 0:
+		return false, io.EOF
+	}
+	return true, nil
 }
 
 func (c *Conn) read(st Stage, wait time.Duration) (Reply, error) {
