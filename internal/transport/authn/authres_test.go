@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/emersion/go-msgauth/authres"
 	"go.uber.org/goleak"
 )
 
@@ -69,6 +70,27 @@ func TestHeader(t *testing.T) {
 	}
 	if got := string(AuthResults{Server: "x"}.Field()); got != "Authentication-Results: x;\r\n\tnone\r\n" {
 		t.Errorf("empty: %q", got)
+	}
+}
+
+// TestOthersRead: another reader finds the same in what we write.
+func TestOthersRead(t *testing.T) {
+	r := Results{
+		MailFrom: SPF{Result: SoftFail, Sender: "joe@example.com"}, Helo: SPF{Result: Neutral, Domain: "mx.example.com"},
+		DKIM:  []DKIM{{Result: Pass, Domain: "example.com", Identity: "@example.com", Selector: "s1"}},
+		DMARC: DMARC{Result: Pass, From: "example.com"},
+	}
+	id, got, err := authres.Parse(strings.TrimPrefix(string(r.Header("mx.here.example")), "Authentication-Results: "))
+	want := []authres.Result{
+		&authres.SPFResult{Value: authres.ResultSoftFail, From: "joe@example.com"}, &authres.SPFResult{Value: authres.ResultNeutral, Helo: "mx.example.com"},
+		&authres.DKIMResult{Value: authres.ResultPass, Domain: "example.com", Identifier: "@example.com"},
+		&authres.DMARCResult{Value: authres.ResultPass, From: "example.com"},
+	}
+	if err != nil || id != "mx.here.example" || !reflect.DeepEqual(got, want) {
+		t.Errorf("%s %v", id, err)
+		for _, g := range got {
+			t.Errorf("%+v", g)
+		}
 	}
 }
 

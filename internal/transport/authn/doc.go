@@ -9,8 +9,9 @@
 //
 //  1. Check ends within Limit (10 s), whatever the resolver does with names
 //     that strangers chose, as long as the resolver obeys its context.
-//  2. A DNS fault is never a fail: it is temperror, and no policy of the
-//     author's domain is asked for then (RFC 9989 section 5.3.6).
+//  2. A DNS fault is never a fail: it is temperror, and the author's policy is
+//     not applied then (RFC 9989 section 5.3.6). But no server that the sender
+//     chose can make a fail temperror by being slow or broken.
 //  3. DMARC passes only if every author domain a reader may be shown passes.
 //  4. What a message claims in our name is found, however the name is written
 //     (RFC 8601 section 5).
