@@ -187,6 +187,15 @@ func TestBadHost(t *testing.T) {
 	}
 }
 
+func TestPublic(t *testing.T) {
+	for ip, want := range map[string]bool{"198.51.100.1": true, "2001:db8::1": true, "::ffff:127.0.0.1": false, "127.0.0.1": false, "0.1.2.3": false, "10.1.1.1": false, "169.254.1.1": false,
+		"100.127.0.1": false, "198.19.0.1": false, "255.255.255.255": false, "224.0.0.1": false, "::": false, "::1": false, "fd00::1": false, "fe80::1": false, "ff02::1": false} {
+		if public(netip.MustParseAddr(ip)) != want {
+			t.Errorf("%s: %v", ip, !want)
+		}
+	}
+}
+
 // TestCrowd: many messages for a domain at once make one fetch, and who gives
 // up takes nobody with it.
 func TestCrowd(t *testing.T) {
