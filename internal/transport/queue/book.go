@@ -27,7 +27,8 @@ type book struct {
 
 	dirty []*entry
 	ops   []func(*pebble.Batch) error // in order, what is not of one message
-	open  int64                       // own messages that are not finished, with what is dirty
+	marks marks
+	open  int64 // own messages that are not finished, with what is dirty
 }
 
 func newBook(led *ledger, began org.LSN) *book {

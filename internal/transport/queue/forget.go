@@ -42,7 +42,10 @@ func (q *Queue) Tidy(ctx context.Context) error {
 func (q *Queue) shorten(ctx context.Context, now, from time.Time) error {
 	step := max(q.o.Hold/10, time.Minute)
 	last := now.Add(-shortest)
-	for t := from.Add(step); q.Level() != LevelNormal && t.Before(last); t = t.Add(step) {
+	for t := from; q.Level() != LevelNormal && t.Before(last); {
+		if t = t.Add(step); t.After(last) {
+			t = last
+		}
 		used := q.log.Used()
 		if err := q.forget(ctx, t, now.Add(-q.o.Retention)); err != nil {
 			return err
@@ -76,8 +79,13 @@ func (q *Queue) forget(ctx context.Context, bodies, history time.Time) error {
 	return nil
 }
 
-// forget plans at most n messages; more tells whether some are left.
+// forget plans at most n messages; more tells whether some are left. The marks
+// are noted first and never go back, so that what is half done can be ended.
 func (k *book) forget(m marks, n int) (more bool, err error) {
+	m = marks{max(m.Bodies, k.marks.Bodies), max(m.History, k.marks.History)}
+	k.marks = m
+	v := codec.MustMarshal(m)
+	k.ops = append(k.ops, func(b *pebble.Batch) error { return b.Set(marksKey, v, nil) })
 	left := n
 	each := func(prefix byte, to int64, do func(*entry)) error {
 		var ids []mail.TraceID
@@ -109,8 +117,6 @@ func (k *book) forget(m marks, n int) (more bool, err error) {
 	if err := each(kHistory, m.History, func(e *entry) { e.gone = e.m.Forgotten }); err != nil || left == 0 {
 		return true, err
 	}
-	v := codec.MustMarshal(m)
-	k.ops = append(k.ops, func(b *pebble.Batch) error { return b.Set(marksKey, v, nil) })
 	return false, nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/semaphore"
 
@@ -155,7 +154,10 @@ func (q *Queue) load() error {
 		}
 	}
 	q.book = newBook(q.book.led, q.log.End().LSN)
-	if err := q.replay(); err != nil {
+	if _, err := q.book.led.read(marksKey, &q.book.marks); err != nil {
+		return err
+	}
+	if err := replayInto(context.Background(), q.log, q.book, q.log.End().LSN); err != nil {
 		return err
 	}
 	if err := q.check(); err != nil {
@@ -268,11 +270,7 @@ func (q *Queue) anew(why error) (*ledger, error) {
 // replayBatch is how many bytes of records are brought into the ledger at once.
 const replayBatch = 4 << 20
 
-// replay brings the ledger up to the end of the log.
-func (q *Queue) replay() error {
-	return replayInto(context.Background(), q.log, q.book, q.log.End().LSN)
-}
-
+// replayInto brings a book up to a position of the log.
 func replayInto(ctx context.Context, log *journal.Log, k *book, to org.LSN) error {
 	at := *k.led.applied.Load()
 	from := max(at.LSN, log.Start())
@@ -359,6 +357,3 @@ func (q *Queue) release() error {
 	}
 	return errors.Join(errs...)
 }
-
-// withSnapshot reads a state of the ledger that does not change.
-func (q *Queue) withSnapshot(do func(pebble.Reader) error) error { return q.book.led.view(do) }
