@@ -59,7 +59,7 @@ func TestConcurrencyGrowsAndHalves(t *testing.T) {
 	if got := take(s, t0); len(got) != 0 {
 		t.Errorf("%d started above the limit", len(got))
 	}
-	next := done(t, s, flying[2], Outcome{Result: DeferDest, Reason: "no route"}, t0)
+	done(t, s, flying[2], Outcome{Result: DeferDest, Reason: "no route"}, t0)
 	if limit() != 10 {
 		t.Errorf("an attempt from before the judgment judged again: limit %d", limit())
 	}
@@ -67,7 +67,8 @@ func TestConcurrencyGrowsAndHalves(t *testing.T) {
 		done(t, s, j, Outcome{Result: OK}, t0)
 	}
 	fresh := take(s, t0)
-	if next = done(t, s, fresh[0], Outcome{Result: DeferDest, Reason: "no route"}, t0); limit() != 1 {
+	next := done(t, s, fresh[0], Outcome{Result: DeferDest, Reason: "no route"}, t0)
+	if limit() != 1 {
 		t.Errorf("limit %d after the destination failed", limit())
 	}
 	near(t, "probe", next-t0, minute)
