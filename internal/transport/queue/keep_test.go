@@ -24,9 +24,6 @@ func (r *running) verify(t testing.TB) VerifyReport {
 	if len(rep.Differences) > 0 {
 		t.Fatalf("ledger and log differ: %+v", rep.Differences)
 	}
-	if rep.Keys == 0 {
-		t.Fatal("nothing compared")
-	}
 	return rep
 }
 
@@ -43,7 +40,9 @@ func TestForget(t *testing.T) {
 			q.apply(t, Lazy, delivered(id, 0))
 		}
 	}
-	q.verify(t)
+	if rep := q.verify(t); rep.Keys < 400*8 {
+		t.Fatalf("compared only %d keys", rep.Keys)
+	}
 	used := q.log.Used()
 	kept := func() (n int) {
 		for _, err := range q.Kept("DB01", c.Now().Add(-100*time.Hour), c.Now()) {
