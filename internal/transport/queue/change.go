@@ -23,7 +23,8 @@ func (q *Queue) Begin(ctx context.Context, epoch uint64) error {
 
 // Accept takes a message; on nil it is durable and body belongs to the queue.
 // A message of this identity that is here is Exists. Full and Busy say that the
-// queue is pressed. See promise 1 for other errors.
+// queue is pressed. After an error the message may still be there (promise 1):
+// it is voided by Apply, where NotFound then means that it never was.
 func (q *Queue) Accept(ctx context.Context, a Accepted, body []byte) error {
 	a.V, a.Size = recordVersion, int64(len(body))
 	a.trim()

@@ -131,6 +131,7 @@ func (q *Queue) drop(ctx context.Context) error {
 	if err := q.book.led.flush(nil); err != nil {
 		return err
 	}
+	q.flushed.Store(int64(end))
 	oldest := end
 	err := q.book.led.view(func(from pebble.Reader) error {
 		return scan(from, []byte{kBody}, []byte{kBody + 1}, func(k, _ []byte) (bool, error) {

@@ -257,6 +257,12 @@ func TestDamage(t *testing.T) {
 	if es := ev.Recent(1); len(es) != 1 || es[0].Code != EventDamaged.Code {
 		t.Fatalf("%+v", es)
 	}
+	if err := q.scrubOnce(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if es := ev.Recent(2); len(es) != 2 || es[1].Code != EventDamaged.Code || es[0].Code != EventDamaged.Code {
+		t.Fatalf("%+v", es)
+	}
 	if err := q.Mend(t.Context(), id, body[1:]); !kind.Is(err, kind.Invalid) {
 		t.Fatal(err)
 	}

@@ -98,6 +98,7 @@ type Queue struct {
 	epoch    atomic.Uint64
 	open     atomic.Int64
 	level    atomic.Int32
+	flushed  atomic.Int64 // position up to which the ledger is on the disk
 	failure  atomic.Pointer[error]
 
 	w writer // the writer's own
@@ -163,6 +164,7 @@ func (q *Queue) load() error {
 	if err := q.check(); err != nil {
 		return err
 	}
+	q.flushed.Store(int64(q.log.Start()))
 	q.judge()
 	return nil
 }

@@ -102,13 +102,17 @@ func (q *Queue) scrub(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		_, err := q.log.Scrub(ctx, scrubRate, q.dead, func(at org.LSN, err error) {
-			q.o.Events.Emit(EventDamaged, "The log of the queue is damaged at %#x: %v.", uint64(at), err)
-		})
-		if err != nil && ctx.Err() == nil {
+		if err := q.scrubOnce(ctx); err != nil && ctx.Err() == nil {
 			q.o.Log.Warn("queue not scrubbed", "error", err)
 		}
 	}
+}
+
+func (q *Queue) scrubOnce(ctx context.Context) error {
+	_, err := q.log.Scrub(ctx, scrubRate, q.dead, func(at org.LSN, err error) {
+		q.o.Events.Emit(EventDamaged, "The log of the queue is damaged at %#x: %v.", uint64(at), err)
+	})
+	return err
 }
 
 // Stats is what a queue costs and holds.
@@ -117,7 +121,7 @@ type Stats struct {
 	LogBytes  int64
 	Syncs     uint64
 	HotBytes  int64
-	LedgerLag int64 // bytes of log that the ledger did not bring to the disk are at most this
+	LedgerLag int64 // bytes of log that a crash now would have replayed, at most
 	Stalled   time.Duration
 }
 
@@ -127,5 +131,5 @@ func (q *Queue) Stats() Stats {
 	used := q.hot.used
 	q.hot.mu.Unlock()
 	return Stats{Open: q.open.Load(), LogBytes: q.log.Used(), Syncs: q.log.Syncs(), HotBytes: used,
-		LedgerLag: int64(q.log.End().LSN - q.book.led.applied.Load().LSN), Stalled: q.log.Stalled()}
+		LedgerLag: int64(q.log.End().LSN) - q.flushed.Load(), Stalled: q.log.Stalled()}
 }

@@ -203,3 +203,27 @@ func TestOwed(t *testing.T) {
 	}
 	q.verify(t)
 }
+
+// TestRequest shows that the progress of a request outlives a restart.
+func TestRequest(t *testing.T) {
+	d, c := newDisks(), newClock()
+	q := start(t, d, c)
+	want := Progress{mail.TraceID{5}, [4]uint32{4, 3, 2, 1}}
+	for _, p := range []Progress{{}, want} {
+		if err := q.NoteRequest(t.Context(), "r1", p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.NoteRequest(t.Context(), "", want); !kind.Is(err, kind.Invalid) {
+		t.Fatal(err)
+	}
+	q.stop()
+	q = start(t, d, c)
+	if got, ok, err := q.Request("r1"); err != nil || !ok || got != want {
+		t.Fatalf("%+v %v %v", got, ok, err)
+	}
+	if _, ok, err := q.Request("r2"); err != nil || ok {
+		t.Fatal(ok, err)
+	}
+	q.verify(t)
+}
