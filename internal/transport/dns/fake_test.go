@@ -39,14 +39,7 @@ func start(t *testing.T, records ...string) *fake {
 	t.Helper()
 	f := &fake{zone: map[string][]wire.RR{}, rcode: map[string]int{}}
 	f.add(t, records...)
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	pc, l := listen(t)
 	f.addr = pc.LocalAddr().String()
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait) // the last cleanup to run
@@ -61,6 +54,26 @@ func start(t *testing.T, records ...string) *fake {
 		t.Cleanup(func() { s.Shutdown() })
 	}
 	return f
+}
+
+// listen finds a port that is free for both ways of asking: the system gives
+// out one that is free for the first only.
+func listen(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	var err error
+	for range 100 {
+		pc, perr := net.ListenPacket("udp", "127.0.0.1:0")
+		if perr != nil {
+			t.Fatal(perr)
+		}
+		var l net.Listener
+		if l, err = net.Listen("tcp", pc.LocalAddr().String()); err == nil {
+			return pc, l
+		}
+		pc.Close()
+	}
+	t.Fatal(err)
+	return nil, nil
 }
 
 func (f *fake) add(t *testing.T, records ...string) {
