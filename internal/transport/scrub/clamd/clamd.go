@@ -129,11 +129,11 @@ func read(answer string) (scrub.Finding, error) {
 	}
 	said, ours := strings.CutPrefix(answer, "stream: ")
 	name, found := strings.CutSuffix(said, " FOUND")
+	name = scrub.Line(name, 200)
 	switch {
 	case ours && said == "OK":
 		return f, nil
-	case ours && found && strings.TrimSpace(name) != "":
-		name = scrub.Line(name, 200)
+	case ours && found && name != "":
 		if strings.HasPrefix(name, limits) {
 			f.Partial = true
 			f.Symbols = []string{name}

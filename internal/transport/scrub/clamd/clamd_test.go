@@ -212,7 +212,7 @@ func TestConnections(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	for _, s := range []string{"stream: OK", "stream: X FOUND", "stream: X ERROR", "INSTREAM size limit exceeded. ERROR", "stream: Heuristics.Limits.Exceeded FOUND"} {
+	for _, s := range []string{"stream: OK", "stream: X FOUND", "stream: X ERROR", "stream: \x8f FOUND", "INSTREAM size limit exceeded. ERROR", "stream: Heuristics.Limits.Exceeded FOUND"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, answer string) {
