@@ -150,6 +150,9 @@ func (l *leader) setCopies(def org.Database) {
 			// A copy has the whole grace time to connect to a new leader.
 			m = &member{server: cp.Server, lostAt: time.Now().Add(l.c.k.cfg.Grace - l.c.k.cfg.LostGrace)}
 			l.members[cp.Server] = m
+			// A stream that began before this was seen counts for nobody: it
+			// ends at its next acknowledgement, and the copy connects again.
+			l.lines[cp.Server]++
 		}
 		m.inSync = l.mount.IsInSync(cp.Server)
 	}

@@ -103,3 +103,18 @@ func TestConnectConfirms(t *testing.T) {
 		t.Errorf("confirmed up to %d", l.commit)
 	}
 }
+
+// TestConnectsBeforeKnown: a new copy reads of itself in the group's state and
+// connects before the active copy has made it a member. That stream must not
+// go on unheard, because the copy would never enter the set.
+func TestConnectsBeforeKnown(t *testing.T) {
+	l := &leader{c: &dbCopy{k: &Keeper{me: "A"}}, changed: make(chan struct{}), local: 100, lines: map[org.ServerName]int{}, members: map[org.ServerName]*member{}}
+	early := l.connect("B", 0)
+	l.setCopies(org.Database{Copies: []org.Copy{{Server: "A"}, {Server: "B"}}})
+	if l.acked("B", early, ack{Durable: 100}) {
+		t.Fatal("a stream that does not count goes on")
+	}
+	if line := l.connect("B", 100); !l.acked("B", line, ack{Durable: 100}) || !l.members["B"].connected {
+		t.Errorf("the next stream: %+v", *l.members["B"])
+	}
+}
