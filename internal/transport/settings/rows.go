@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/conf"
-	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -141,12 +140,12 @@ type Rule struct {
 	Authentication string `json:"authentication,omitempty"` // pass, fail: of DMARC
 	Outside        string `json:"outside,omitempty"`        // from, to: the sender or the recipient is not of the organization
 
-	Action   string       `json:"action"` // disclaimer, redirect, reject, header, bcc, quarantine
-	Text     string       `json:"text,omitempty"`
-	Target   mail.Address `json:"target"`
-	AddName  string       `json:"header_name,omitempty"`
-	AddValue string       `json:"header_value,omitempty"`
-	Stop     bool         `json:"stop,omitempty"` // no rule after it
+	Action   string `json:"action"` // disclaimer, redirect, reject, header, bcc, quarantine
+	Text     string `json:"text,omitempty"`
+	Target   string `json:"target,omitempty"` // address
+	AddName  string `json:"header_name,omitempty"`
+	AddValue string `json:"header_value,omitempty"`
+	Stop     bool   `json:"stop,omitempty"` // no rule after it
 }
 
 // Keys of the rows.
