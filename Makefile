@@ -48,8 +48,10 @@ race:
 	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -short -race -timeout 10m $(RACE); \
 	else echo "race: no C compiler, left out (apt-get install gcc)"; exit 1; fi
 
-fuzz-smoke: ## each fuzz target for two seconds
-	@$(MAKE) --no-print-directory fuzz FUZZ_TIME=2s
+# A count, not a time: when the time of -fuzztime is over, go test up to 1.26
+# now and then fails with its own deadline (golang.org/issue/75804).
+fuzz-smoke: ## each fuzz target with 3,000 inputs
+	@$(MAKE) --no-print-directory fuzz FUZZ_TIME=3000x
 
 fuzz: ## each fuzz target for FUZZ_TIME
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' internal test | xargs -n1 dirname | sort -u | while read -r dir; do \
@@ -57,6 +59,7 @@ fuzz: ## each fuzz target for FUZZ_TIME
 		for f in $$targets; do \
 			echo "fuzz $$dir $$f $(FUZZ_TIME)"; \
 			$(GO) test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZ_TIME) -parallel 2 >/tmp/postern-fuzz.$$$$ 2>&1 </dev/null \
+				|| { grep -q 'context deadline exceeded' /tmp/postern-fuzz.$$$$ && ! grep -q 'Failing input' /tmp/postern-fuzz.$$$$; } \
 				|| { cat /tmp/postern-fuzz.$$$$; rm -f /tmp/postern-fuzz.$$$$; exit 1; }; \
 			rm -f /tmp/postern-fuzz.$$$$; \
 		done; \

@@ -43,6 +43,13 @@ func ParseTraceID(s string) (TraceID, error) {
 // String writes it in 26 characters that sort as the identities do.
 func (t TraceID) String() string { return traceEncoding.EncodeToString(t[:]) }
 
+// Time is when the message arrived, to the millisecond.
+func (t TraceID) Time() time.Time {
+	var ms [8]byte
+	copy(ms[2:], t[:6])
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:])))
+}
+
 // MarshalText implements encoding.TextMarshaler.
 func (t TraceID) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 

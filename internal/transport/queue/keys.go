@@ -76,14 +76,14 @@ func owedKey(holder org.ServerName, l org.LSN, id mail.TraceID) []byte {
 	return append(be.AppendUint64(nameKey(kOwed, string(holder)), uint64(l)), id[:]...)
 }
 
-// hash is what stands for a text in keys; texts are compared without case.
-func hash(s string) uint64 {
+// Hash is what stands for a text in keys; texts are compared without case.
+func Hash(s string) uint64 {
 	sum := sha256.Sum256([]byte(strings.ToLower(s)))
 	return be.Uint64(sum[:])
 }
 
 func searchPrefix(what byte, s string) []byte {
-	return be.AppendUint64([]byte{kSearch, what}, hash(s))
+	return be.AppendUint64([]byte{kSearch, what}, Hash(s))
 }
 
 func searchKey(what byte, s string, m *messageRow) []byte {
@@ -221,7 +221,7 @@ func (e *entry) work() map[string]job {
 			if m.Origin.Organization != "" {
 				o = string(m.Origin.Organization)
 			}
-			j = job{lsn: m.LSN, size: uint32(m.Size), next: r.Next, expires: m.Expires, org: hash(o), sender: hash(m.Envelope.From),
+			j = job{lsn: m.LSN, size: uint32(m.Size), next: r.Next, expires: m.Expires, org: Hash(o), sender: Hash(m.Envelope.From),
 				flags: m.Flags, priority: m.Priority, state: r.State, first: uint16(i)}
 		}
 		if j.state == StateSuspended {

@@ -1,0 +1,61 @@
+package deliver
+
+import (
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/transport/schedule"
+)
+
+// Suspend keeps the jobs that match from being tried.
+func (d *Dispatcher) Suspend(l schedule.Selector) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sched.Suspend(l, d.now())
+}
+
+// Resume ends a suspension.
+func (d *Dispatcher) Resume(l schedule.Selector) int {
+	defer d.wake()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sched.Resume(l, d.now())
+}
+
+// RetryNow forgets the waits of the jobs that match and of their destinations.
+func (d *Dispatcher) RetryNow(l schedule.Selector) int {
+	defer d.wake()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sched.RetryNow(l, d.now())
+}
+
+// Remove forgets messages that are no longer this server's.
+func (d *Dispatcher) Remove(ids ...mail.TraceID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range ids {
+		d.sched.Remove(id, "")
+		d.forget(id)
+	}
+}
+
+// SetRules changes limits.
+func (d *Dispatcher) SetRules(r schedule.Rules) {
+	defer d.wake()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sched.SetRules(withRoute(r), d.now())
+}
+
+// Stats tells of each destination that has jobs.
+func (d *Dispatcher) Stats() []schedule.DestStats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sched.Stats()
+}
+
+// Len counts the jobs that are not over.
+func (d *Dispatcher) Len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sched.Len()
+}
