@@ -88,7 +88,7 @@ func (d *Directory) organizationRow(v View, o Organization) OrganizationRow {
 		switch {
 		case !r.IsMailbox():
 			out.Groups++
-		case r.Deleted == nil:
+		case r.Deleted == nil && r.Type != TypeSystem:
 			out.Mailboxes++
 		}
 	}
@@ -146,6 +146,38 @@ func organizationCommands(d *Directory) []command.Command {
 	}
 }
 
+// DomainRow is a domain as commands show it.
+type DomainRow struct {
+	Name         string             `json:"domain" col:"DOMAIN"`
+	Organization org.OrganizationID `json:"organization" col:"ORGANIZATION"`
+	CatchAll     string             `json:"catch_all,omitempty" col:"CATCH-ALL"`
+	NoPlus       bool               `json:"no_plus,omitempty" col:"-"`
+	Route        string             `json:"route,omitempty" col:"ROUTE"`
+	Created      time.Time          `json:"created" col:"CREATED"`
+}
+
+func domainRow(dom Domain) DomainRow {
+	return DomainRow{dom.Name, dom.Organization, dom.CatchAll.String(), dom.NoPlus, dom.Route, dom.Created}
+}
+
+func setDomainCommand(d *Directory) command.Command {
+	type in struct {
+		Domain   string        `json:"domain" arg:"1" required:"true" scope:"domain" doc:"domain name" complete:"domain list"`
+		CatchAll *mail.Address `json:"catch_all" doc:"address that gets the mail for addresses nobody has; empty for none"`
+		NoPlus   *bool         `json:"no_plus" doc:"user+detail is an address of its own, not user's"`
+		Route    *string       `json:"route" doc:"connector that mail for the domain goes to, also for addresses nobody has here; empty for none"`
+	}
+	c := changes("domain", "set", "Change what happens to mail for a domain", byAdmins, func(ctx context.Context, in in) (DomainRow, error) {
+		dom, err := d.ChangeDomain(ctx, in.Domain, DomainChange{in.CatchAll, in.NoPlus, in.Route})
+		if err != nil {
+			return DomainRow{}, err
+		}
+		return domainRow(dom), nil
+	})
+	c.Example = "postern domain set example.test --catch-all ann@example.test"
+	return c
+}
+
 func domainCommands(d *Directory) []command.Command {
 	type addIn struct {
 		Domain       string `json:"domain" arg:"1" required:"true" doc:"domain name"`
@@ -158,25 +190,21 @@ func domainCommands(d *Directory) []command.Command {
 		Domain string `json:"domain" arg:"1" required:"true" scope:"domain" doc:"domain name" complete:"domain list"`
 		DryRun bool   `json:"dry_run" doc:"only show what would be done"`
 	}
-	type row struct {
-		Name         string             `json:"domain" col:"DOMAIN"`
-		Organization org.OrganizationID `json:"organization" col:"ORGANIZATION"`
-		Created      time.Time          `json:"created" col:"CREATED"`
-	}
 	return []command.Command{
-		changes("domain", "add", "Give a domain to an organization", byServer, func(ctx context.Context, in addIn) (row, error) {
+		changes("domain", "add", "Give a domain to an organization", byServer, func(ctx context.Context, in addIn) (DomainRow, error) {
 			dom, err := d.AddDomain(ctx, org.OrganizationID(in.Organization), in.Domain)
-			return row{dom.Name, dom.Organization, dom.Created}, err
+			return domainRow(dom), err
 		}),
-		reads("domain", "list", "List the domains", func(ctx context.Context, in listIn) ([]row, error) {
-			out := []row{}
+		reads("domain", "list", "List the domains", func(ctx context.Context, in listIn) ([]DomainRow, error) {
+			out := []DomainRow{}
 			for _, o := range d.inScope(ctx, in.Organization) {
 				for _, dom := range d.Domains(o) {
-					out = append(out, row{dom.Name, dom.Organization, dom.Created})
+					out = append(out, domainRow(dom))
 				}
 			}
 			return out, nil
 		}),
+		setDomainCommand(d),
 		removes("domain", "remove", "Remove a domain in which nobody has an address", byServer,
 			func(ctx context.Context, in removeIn) (command.Plan, error) {
 				v := d.state.View()

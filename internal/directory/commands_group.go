@@ -18,6 +18,13 @@ type GroupRow struct {
 	Count        int                `json:"count" col:"MEMBERS"`
 	// Members are the primary addresses of the members; listings leave them out.
 	Members []string `json:"members,omitempty" col:"ADDRESSES"`
+	// Owners, Senders and SenderDomains are who hears of failures and who may
+	// send; with InsideOnly accounts of the organization may.
+	Owners        []string `json:"owners,omitempty" col:"-"`
+	InsideOnly    bool     `json:"senders_inside_only,omitempty" col:"-"`
+	Senders       []string `json:"allowed_senders,omitempty" col:"-"`
+	SenderDomains []string `json:"allowed_domains,omitempty" col:"-"`
+	MaxMessage    int64    `json:"max_message,omitempty" col:"-"`
 }
 
 func (d *Directory) groupRow(g Recipient, members bool) GroupRow {
@@ -26,6 +33,9 @@ func (d *Directory) groupRow(g Recipient, members bool) GroupRow {
 		out.Aliases = append(out.Aliases, a.String())
 	}
 	v := d.state.View()
+	out.InsideOnly, out.SenderDomains, out.MaxMessage = g.Senders.Authenticated, g.Senders.Domains, g.MaxMessage
+	out.Owners = d.addressesOf(v, g, g.Owners)
+	out.Senders = d.addressesOf(v, g, g.Senders.Mailboxes)
 	for _, id := range g.Members {
 		m, _, ok := d.recipient(v, g.Organization, id)
 		if !ok {
@@ -37,6 +47,39 @@ func (d *Directory) groupRow(g Recipient, members bool) GroupRow {
 		}
 	}
 	return out
+}
+
+// addressesOf are the primary addresses of recipients of a group's
+// organization; those that are gone are left out.
+func (d *Directory) addressesOf(v View, g Recipient, ids []org.MailboxID) []string {
+	var out []string
+	for _, id := range ids {
+		if m, _, ok := d.recipient(v, g.Organization, id); ok {
+			out = append(out, m.Address.String())
+		}
+	}
+	return out
+}
+
+func setGroupCommand(d *Directory) command.Command {
+	type in struct {
+		Address    mail.Address   `json:"address" arg:"1" required:"true" scope:"address" doc:"address of the group" complete:"group list"`
+		Name       *string        `json:"name" doc:"display name"`
+		InsideOnly *bool          `json:"senders_inside_only" doc:"accounts of the organization may send to it; with no other sender allowed, only they"`
+		Senders    []mail.Address `json:"allow_sender" doc:"mailbox that may send to it (may be repeated); empty for none any more"`
+		Domains    []string       `json:"allow_domain" doc:"domain whose senders may send to it, as they say of themselves (may be repeated); empty for none any more"`
+		Owners     []mail.Address `json:"owner" doc:"mailbox that hears of failures and may always send (may be repeated); empty for none any more"`
+		MaxMessage *int64         `json:"max_message" doc:"largest message it takes in bytes, 0 for the server's limit"`
+	}
+	c := changes("group", "set", "Change name, owners, limits of a group, and who may send to it", byAdmins, func(ctx context.Context, in in) (GroupRow, error) {
+		return d.groupAnswer(d.ChangeGroup(ctx, in.Address, GroupChange{
+			Name: in.Name, InsideOnly: in.InsideOnly, Senders: given(in.Senders), Domains: given(in.Domains),
+			Owners: given(in.Owners), MaxMessage: in.MaxMessage,
+		}))
+	})
+	c.Long = "Without any sender allowed, everybody may send to the group."
+	c.Example = "postern group set all@example.test --senders-inside-only --owner ann@example.test"
+	return c
 }
 
 func (d *Directory) groupAnswer(g Recipient, err error) (GroupRow, error) {
@@ -89,6 +132,7 @@ func groupCommands(d *Directory) []command.Command {
 			}
 			return d.groupRow(*g, true), nil
 		}),
+		setGroupCommand(d),
 		changes("group", "add-member", "Put a mailbox or group in a group", byAdmins, func(ctx context.Context, in memberIn) (GroupRow, error) {
 			return d.groupAnswer(d.AddMember(ctx, in.Address, in.Member))
 		}),

@@ -24,6 +24,11 @@ type MailboxRow struct {
 	QuotaMessages int64              `json:"quota_messages" col:"-"`
 	Roles         []command.Role     `json:"roles,omitempty" col:"-"`
 	Grants        []GrantRow         `json:"grants,omitempty" col:"-"`
+	Forward       []string           `json:"forward,omitempty" col:"-"`
+	ForwardKeep   bool               `json:"forward_keep,omitempty" col:"-"`
+	Route         string             `json:"route,omitempty" col:"-"`
+	Language      string             `json:"language,omitempty" col:"-"`
+	MaxMessage    int64              `json:"max_message,omitempty" col:"-"`
 	Created       time.Time          `json:"created" col:"-"`
 	Removed       *time.Time         `json:"removed,omitempty" col:"-"`
 	// Password is set once, where it was made on creation.
@@ -41,7 +46,8 @@ func (d *Directory) mailboxRow(r Recipient) MailboxRow {
 	out := MailboxRow{
 		Address: r.Address.String(), Name: r.Name, Type: r.Type, Database: r.Database, State: state(r), ID: r.ID,
 		Organization: r.Organization, Aliases: []string{}, QuotaBytes: r.QuotaBytes, QuotaMessages: r.QuotaMessages,
-		Roles: r.Roles, Created: r.Created, Removed: r.Deleted,
+		Roles: r.Roles, Created: r.Created, Removed: r.Deleted, Forward: texts(r.Forward), ForwardKeep: r.ForwardKeep, Route: r.Route,
+		Language: r.Language, MaxMessage: r.MaxMessage,
 	}
 	for _, a := range r.Aliases {
 		out.Aliases = append(out.Aliases, a.String())
@@ -50,6 +56,15 @@ func (d *Directory) mailboxRow(r Recipient) MailboxRow {
 		if to, ok := d.ByID(r.Organization, g.Mailbox); ok {
 			out.Grants = append(out.Grants, GrantRow{to.Address.String(), g.SendAs, g.Access})
 		}
+	}
+	return out
+}
+
+// texts are addresses as text.
+func texts(all []mail.Address) []string {
+	var out []string
+	for _, a := range all {
+		out = append(out, a.String())
 	}
 	return out
 }
@@ -150,14 +165,33 @@ func createMailboxCommand(d *Directory) command.Command {
 func setMailboxCommand(d *Directory) command.Command {
 	type in struct {
 		mailboxIn
-		Name          *string `json:"name" doc:"display name"`
-		QuotaBytes    *int64  `json:"quota_bytes" doc:"most bytes, 0 for no limit"`
-		QuotaMessages *int64  `json:"quota_messages" doc:"most messages, 0 for no limit"`
-		Disabled      *bool   `json:"disabled" doc:"nobody logs in, nothing is received"`
+		Name          *string        `json:"name" doc:"display name"`
+		QuotaBytes    *int64         `json:"quota_bytes" doc:"most bytes, 0 for no limit"`
+		QuotaMessages *int64         `json:"quota_messages" doc:"most messages, 0 for no limit"`
+		Disabled      *bool          `json:"disabled" doc:"nobody logs in, nothing is received"`
+		Forward       []mail.Address `json:"forward" doc:"address that gets its mail instead (may be repeated); empty for nobody any more"`
+		ForwardKeep   *bool          `json:"forward_keep" doc:"what is forwarded comes to the mailbox as well"`
+		Route         *string        `json:"route" doc:"connector its mail goes to instead of a database; empty for none"`
+		Language      *string        `json:"language" doc:"language of what the system writes to it, such as de or pt-BR"`
+		MaxMessage    *int64         `json:"max_message" doc:"largest message it takes in bytes, 0 for the server's limit"`
 	}
-	return changes("mailbox", "set", "Change name, limits or state of a mailbox", byAdmins, func(ctx context.Context, in in) (MailboxRow, error) {
-		return d.answer(d.ChangeMailbox(ctx, in.Address, MailboxChange{in.Name, in.QuotaBytes, in.QuotaMessages, in.Disabled}))
+	c := changes("mailbox", "set", "Change name, limits or state of a mailbox, and where its mail goes", byAdmins, func(ctx context.Context, in in) (MailboxRow, error) {
+		return d.answer(d.ChangeMailbox(ctx, in.Address, MailboxChange{
+			Name: in.Name, QuotaBytes: in.QuotaBytes, QuotaMessages: in.QuotaMessages, Disabled: in.Disabled,
+			Forward: given(in.Forward), ForwardKeep: in.ForwardKeep, Route: in.Route, Language: in.Language, MaxMessage: in.MaxMessage,
+		}))
 	})
+	c.Example = "postern mailbox set ann@example.test --forward ann@example.com --forward-keep"
+	return c
+}
+
+// given is a list that replaces another one, nil where none was given: to leave
+// nothing, one empty element is given.
+func given[T any](list []T) *[]T {
+	if len(list) == 0 {
+		return nil
+	}
+	return &list
 }
 
 func removeMailboxCommand(d *Directory) command.Command {

@@ -212,7 +212,7 @@ func (d *Directory) Domains(o org.OrganizationID) []Domain {
 func (d *Directory) Mailboxes(o org.OrganizationID) []Recipient {
 	var out []Recipient
 	for r := range d.recipients(d.state.View(), o) {
-		if r.IsMailbox() {
+		if r.IsMailbox() && r.Type != TypeSystem {
 			out = append(out, *r.clone())
 		}
 	}

@@ -25,8 +25,9 @@
 //     lead to another (design pledge G7).
 //  2. An address belongs to one recipient of the whole system. Changes that
 //     race are decided by the agreed state: one of them gets Conflict or Exists.
-//  3. Groups have no loops: a change that would make one is refused. Expanding
-//     a group is bounded in depth and in number.
+//  3. Groups have no loops: a change that would make one is refused, and so is a
+//     forward inside an organization that leads back. Expanding a group is bounded
+//     in depth and in number.
 //  4. Every refused login is Denied and costs one password hash, whether
 //     the account is unknown, disabled, without a password or the password wrong.
 //  5. Password hashing uses bounded memory: so many hashes at once, so many

@@ -67,13 +67,19 @@ func (d *Directory) AddMember(ctx context.Context, a, member mail.Address) (Reci
 			return kind.WithHint(kind.Errorf(kind.Invalid, "group %s has %d members already", a, d.opt.MaxMembers), "use groups within the group")
 		}
 		g.Members = append(g.Members, m.ID)
-		if m.IsMailbox() {
+		if m.IsMailbox() && len(m.Forward) == 0 {
 			return nil
 		}
 		// Two changes that are each fine may make a loop together: those that
 		// nest groups go one after another.
 		it, _ := v.Get(nestingKey(g.Organization))
 		t.put(nestingKey(g.Organization), it.Revision, g.ID)
+		if m.IsMailbox() {
+			if d.leads(v, m, g.ID) {
+				return kind.Errorf(kind.Invalid, "group %s: %s forwards to it, that would be a loop", g.Address, m.Address)
+			}
+			return nil
+		}
 		return d.checkNesting(v, g, m)
 	})
 	if err != nil {

@@ -54,7 +54,7 @@ func (d *Directory) CreateMailbox(ctx context.Context, n NewMailbox) (Recipient,
 		return Recipient{}, "", err
 	}
 	if err := d.provision(ctx, r.Organization, r.ID); err != nil {
-		d.opt.Events.Emit(evSetupWaits, "mailbox %s waits for database %s: %v", r.Address, r.Database, err)
+		d.opt.Events.Emit(evSetupWaits, "mailbox %s waits for database %s: %v", r.label(), r.Database, err)
 	}
 	created, _ := d.ByID(r.Organization, r.ID)
 	return created, made, nil
@@ -129,7 +129,7 @@ func (d *Directory) RemoveMailbox(ctx context.Context, a mail.Address, purge boo
 	}
 	if purge {
 		if err := d.purge(ctx, r.Organization, r.ID); err != nil {
-			d.opt.Events.Emit(evPurgeWaits, "removed mailbox %s waits for database %s: %v", r.Address, r.Database, err)
+			d.opt.Events.Emit(evPurgeWaits, "removed mailbox %s waits for database %s: %v", r.label(), r.Database, err)
 		}
 	}
 	return *r, nil
@@ -159,11 +159,17 @@ type MailboxChange struct {
 	QuotaBytes    *int64
 	QuotaMessages *int64
 	Disabled      *bool
+	Forward       *[]mail.Address
+	ForwardKeep   *bool
+	Route         *string // a connector's name
+	Language      *string
+	MaxMessage    *int64
 }
 
-// ChangeMailbox changes limits, name and state of a mailbox.
+// ChangeMailbox changes limits, name and state of a mailbox, and where its mail
+// goes.
 func (d *Directory) ChangeMailbox(ctx context.Context, a mail.Address, c MailboxChange) (Recipient, error) {
-	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(_ View, r *Recipient, _ *txn) error {
+	r, err := d.update(ctx, scopeOf(ctx), a, "mailbox", func(v View, r *Recipient, t *txn) error {
 		set(&r.Name, c.Name)
 		set(&r.Disabled, c.Disabled)
 		if set(&r.QuotaBytes, c.QuotaBytes) || set(&r.QuotaMessages, c.QuotaMessages) {
@@ -173,6 +179,9 @@ func (d *Directory) ChangeMailbox(ctx context.Context, a mail.Address, c Mailbox
 		if r.QuotaBytes < 0 || r.QuotaMessages < 0 {
 			return kind.Errorf(kind.Invalid, "mailbox %s: quota below zero", a)
 		}
+		if err := d.mailFlow(v, r, t, c); err != nil {
+			return err
+		}
 		return checkName(r.Name)
 	})
 	if err != nil {
@@ -180,7 +189,7 @@ func (d *Directory) ChangeMailbox(ctx context.Context, a mail.Address, c Mailbox
 	}
 	if !r.Provisioned {
 		if err := d.provision(ctx, r.Organization, r.ID); err != nil {
-			d.opt.Events.Emit(evSetupWaits, "mailbox %s waits for database %s: %v", r.Address, r.Database, err)
+			d.opt.Events.Emit(evSetupWaits, "mailbox %s waits for database %s: %v", r.label(), r.Database, err)
 		}
 		changed, _ := d.ByID(r.Organization, r.ID)
 		return changed, nil

@@ -42,10 +42,18 @@ func (d *Directory) RemoveOrganization(ctx context.Context, id org.OrganizationI
 	if err != nil {
 		return err
 	}
+	if err = d.organizationInUse(d.state.View(), id); err == nil {
+		if err := d.removeSystem(ctx, id); err != nil {
+			return err // the mark stays: it is to be removed
+		}
+	}
 	err = d.change(ctx, func(v View) (txn, error) {
 		var t txn
 		if why := d.organizationInUse(v, id); why != nil {
 			return t, why
+		}
+		if err := d.systemLeft(v, id); err != nil {
+			return t, err
 		}
 		_, rev, ok := row[Organization](v, organizationKey(id))
 		if !ok {
@@ -90,8 +98,20 @@ func (d *Directory) organizationInUse(v View, id org.OrganizationID) error {
 			return kind.WithHint(kind.Errorf(kind.Invalid, "organization %s has the domain %s", id, dom.Name), "postern domain remove "+dom.Name)
 		}
 	}
-	for range v.Prefix(recipientsOf(id)) {
+	for key, it := range v.Prefix(recipientsOf(id)) {
+		if r := d.rows.get(key, it); r != nil && r.Type == TypeSystem {
+			continue // goes with it
+		}
 		return kind.WithHint(kind.Errorf(kind.Invalid, "organization %s has mailboxes or groups", id), "postern mailbox list --organization "+string(id))
+	}
+	return nil
+}
+
+// systemLeft is Busy while a mailbox of the system is left: it was made a
+// moment before the organization was marked.
+func (d *Directory) systemLeft(v View, id org.OrganizationID) error {
+	for range d.recipients(v, id) {
+		return kind.Errorf(kind.Busy, "organization %s: a mailbox of the system is left, try again", id)
 	}
 	return nil
 }

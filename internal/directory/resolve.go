@@ -76,6 +76,9 @@ func (d *Directory) lookup(v View, a mail.Address) (*Recipient, bool) {
 	if !ok {
 		return nil, false
 	}
+	if dom, _, ok := row[Domain](v, domainKey(a.Domain)); !ok || dom.NoPlus {
+		return nil, false
+	}
 	r, _, ok := d.byAddress(v, base)
 	return r, ok
 }

@@ -27,6 +27,14 @@ type Domain struct {
 	Organization org.OrganizationID `json:"organization"`
 	Created      time.Time          `json:"created"`
 	Removing     bool               `json:"removing,omitempty"`
+	// CatchAll gets the mail for addresses of the domain that nobody has; zero
+	// for nobody.
+	CatchAll mail.Address `json:"catch_all,omitzero"`
+	// NoPlus takes user+detail for an address of its own (RFC 5233).
+	NoPlus bool `json:"no_plus,omitempty"`
+	// Route names the connector of the organization that mail for the domain
+	// goes to, also that for addresses nobody has here.
+	Route string `json:"route,omitempty"`
 }
 
 // Type says what a recipient is.
@@ -37,6 +45,7 @@ const (
 	TypeUser   Type = "user"   // a mailbox with a person who logs in
 	TypeShared Type = "shared" // a mailbox nobody logs in to
 	TypeGroup  Type = "group"  // a list of recipients
+	TypeSystem Type = "system" // a mailbox without an address, for the system's own use
 )
 
 // Recipient is a mailbox or a group as the agreed state has it.
@@ -49,6 +58,8 @@ type Recipient struct {
 	Name         string             `json:"name,omitempty"` // display name
 	Disabled     bool               `json:"disabled,omitempty"`
 	Created      time.Time          `json:"created"`
+	// MaxMessage is the largest message it takes in bytes, 0 = as the server.
+	MaxMessage int64 `json:"max_message,omitempty"`
 
 	// Of mailboxes.
 
@@ -64,10 +75,41 @@ type Recipient struct {
 	Purging bool           `json:"purging,omitempty"`
 	Roles   []command.Role `json:"roles,omitempty"` // within the organization
 	Grants  []Grant        `json:"grants,omitempty"`
+	// Forward are the addresses that get its mail, inside or outside; with
+	// ForwardKeep it comes here as well.
+	Forward     []mail.Address `json:"forward,omitempty"`
+	ForwardKeep bool           `json:"forward_keep,omitempty"`
+	// Route names the connector of the organization that its mail goes to,
+	// instead of a database.
+	Route    string `json:"route,omitempty"`
+	Language string `json:"language,omitempty"` // of what the system writes to it (BCP 47)
 
 	// Of groups: identities of recipients of the same organization.
 
 	Members []org.MailboxID `json:"members,omitempty"`
+	// Owners are mailboxes that hear of failures and may always send to it.
+	Owners  []org.MailboxID `json:"owners,omitempty"`
+	Senders SenderRule      `json:"senders,omitzero"`
+}
+
+// SenderRule says who may send to a group. Whoever one of its parts allows may;
+// the zero value allows everybody.
+type SenderRule struct {
+	Authenticated bool            `json:"authenticated,omitempty"` // accounts of the organization
+	Mailboxes     []org.MailboxID `json:"mailboxes,omitempty"`     // these accounts
+	Domains       []string        `json:"domains,omitempty"`       // senders of these domains, proven or not
+}
+
+// IsZero tells whether everybody may send.
+func (r SenderRule) IsZero() bool {
+	return !r.Authenticated && len(r.Mailboxes) == 0 && len(r.Domains) == 0
+}
+
+// Sender is who sends, as a SenderRule judges it.
+type Sender struct {
+	Organization org.OrganizationID // of the account; empty for strangers
+	Account      org.MailboxID      // zero for strangers and accounts without a mailbox
+	Domain       string             // of the envelope sender, normalized; empty for the null sender
 }
 
 // Grant lets another mailbox of the organization use this one.
@@ -82,6 +124,14 @@ func (r *Recipient) IsMailbox() bool { return r.Type != TypeGroup }
 
 // Ref tells where the mailbox is.
 func (r *Recipient) Ref() org.MailboxRef { return org.MailboxRef{ID: r.ID, Database: r.Database} }
+
+// label names a recipient for people.
+func (r *Recipient) label() string {
+	if r.Type == TypeSystem {
+		return r.Name + " of " + string(r.Organization)
+	}
+	return r.Address.String()
+}
 
 // grant returns what the mailbox is allowed.
 func (r *Recipient) grant(id org.MailboxID) Grant {
@@ -100,6 +150,10 @@ func (r *Recipient) clone() *Recipient {
 	c.Roles = slices.Clone(r.Roles)
 	c.Grants = slices.Clone(r.Grants)
 	c.Members = slices.Clone(r.Members)
+	c.Forward = slices.Clone(r.Forward)
+	c.Owners = slices.Clone(r.Owners)
+	c.Senders.Mailboxes = slices.Clone(r.Senders.Mailboxes)
+	c.Senders.Domains = slices.Clone(r.Senders.Domains)
 	return &c
 }
 

@@ -59,13 +59,13 @@ func (d *Directory) reconcile(ctx context.Context, at time.Time) {
 			done++
 			if err := d.purge(ctx, r.Organization, r.ID); err != nil {
 				away[r.Database] = true
-				d.opt.Events.Emit(evPurgeWaits, "removed mailbox %s waits for database %s: %v", r.Address, r.Database, err)
+				d.opt.Events.Emit(evPurgeWaits, "removed mailbox %s waits for database %s: %v", r.label(), r.Database, err)
 			}
 		case !r.Provisioned && r.Deleted == nil && at.Sub(r.Created) > settle:
 			done++
 			if err := d.provision(ctx, r.Organization, r.ID); err != nil {
 				away[r.Database] = true
-				d.opt.Events.Emit(evSetupWaits, "mailbox %s waits for database %s: %v", r.Address, r.Database, err)
+				d.opt.Events.Emit(evSetupWaits, "mailbox %s waits for database %s: %v", r.label(), r.Database, err)
 			}
 		}
 	}
@@ -128,7 +128,7 @@ func (d *Directory) purge(ctx context.Context, o org.OrganizationID, id org.Mail
 		_, err := d.state.Commit(ctx, cluster.Txn(t))
 		switch {
 		case err == nil && r.Purging && len(t.Then) > 0 && t.Then[0].Delete:
-			d.opt.Events.Emit(evPurged, "mailbox %s of database %s was deleted for good", r.Address, r.Database)
+			d.opt.Events.Emit(evPurged, "mailbox %s of database %s was deleted for good", r.label(), r.Database)
 			return nil
 		case err != nil && !kind.Is(err, kind.Conflict):
 			return err
