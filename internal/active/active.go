@@ -60,8 +60,14 @@ type Copies interface {
 type Deps struct {
 	Group  Group
 	Copies Copies
-	Log    *slog.Logger
-	Events *event.Log
+	// SafetyNet makes the request that asks for what a lossy mount of db may
+	// lack: mail delivered from since on, zero where that is not known. The
+	// row is written together with that of the mount. nil: nobody is asked.
+	SafetyNet func(db org.DatabaseName, since time.Time, why string) (id string, op cluster.Op)
+	// Completed tells whether such a request was answered in full; nil: never.
+	Completed func(id string) bool
+	Log       *slog.Logger
+	Events    *event.Log
 }
 
 // Manager is Active Manager on one server.
@@ -337,12 +343,10 @@ func (m *Manager) swap(ctx context.Context, mt org.Mount, d choose.Decision, why
 	n := mt
 	n.Term, n.Active, n.InSync = mt.Term+1, d.Target, inSync
 	n.Handed, n.Since, n.Why = handed, time.Now().UTC(), why
+	var ask []cluster.Op
 	if d.Lossy {
 		n.AloneSince = nil
-		n.Lossy = &org.LossyMark{Former: mt.Active, Time: time.Now().UTC()}
-		if st, ok := m.status(d.Target, mt.Database); ok {
-			n.Lossy.From = st.Copied
-		}
+		n.Lossy, ask = m.lossy(mt, d.Target)
 	} else if len(inSync) > 1 {
 		n.AloneSince = nil
 	}
@@ -353,34 +357,11 @@ func (m *Manager) swap(ctx context.Context, mt org.Mount, d choose.Decision, why
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	key := mailbox.MountKey(mt.Database)
-	_, err = m.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key, Revision: mt.Revision}}, Then: []cluster.Op{{Key: key, Value: b}}})
+	_, err = m.group.Commit(ctx, cluster.Txn{
+		If:   []cluster.Cond{{Key: key, Revision: mt.Revision}},
+		Then: append([]cluster.Op{{Key: key, Value: b}}, ask...),
+	})
 	return err
-}
-
-// settleLossy forgets a lossy mount once the former active copy follows
-// again: what it held beyond is offered by it.
-func (m *Manager) settleLossy(ctx context.Context, mt org.Mount) {
-	if mt.Lossy == nil {
-		return
-	}
-	def, _ := m.group.View().Database(mt.Database)
-	_, there := def.Copy(mt.Lossy.Former)
-	st, ok := m.status(mt.Active, mt.Database)
-	mounted := ok && st.State == org.CopyMounted && st.Term >= mt.Term
-	if !mounted || there && !mt.IsInSync(mt.Lossy.Former) {
-		return
-	}
-	n := mt
-	n.Lossy = nil
-	b, err := json.Marshal(n)
-	if err != nil {
-		return
-	}
-	key := mailbox.MountKey(mt.Database)
-	_, err = m.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key, Revision: mt.Revision}}, Then: []cluster.Op{{Key: key, Value: b}}})
-	if err != nil && !kind.Is(err, kind.Conflict) {
-		m.deps.Log.Warn("settle lossy mount", "database", mt.Database, "err", err)
-	}
 }
 
 func (m *Manager) mayMoveAgain(db org.DatabaseName) bool {

@@ -60,7 +60,7 @@ func (m *Manager) move(ctx context.Context, o order) (command.Plan, error) {
 	}
 	_, dead := m.group.Dead(mt.Active)
 	live := mt.Active != "" && !dead && !d.Lossy
-	p.Steps = planMove(mt, d, live)
+	p.Steps = planMove(mt, d, live, m.deps.SafetyNet != nil)
 	if o.dry {
 		return p, nil
 	}
@@ -68,13 +68,16 @@ func (m *Manager) move(ctx context.Context, o order) (command.Plan, error) {
 }
 
 // planMove names the steps of a move. It is pure.
-func planMove(mt org.Mount, d choose.Decision, live bool) []command.Step {
+func planMove(mt org.Mount, d choose.Decision, live, ask bool) []command.Step {
 	var steps []command.Step
 	if live {
 		steps = append(steps, command.Step{Name: "hand over", Detail: fmt.Sprintf("%s stops; %s confirms that it has everything", mt.Active, d.Target)})
 	}
 	detail := fmt.Sprintf("term %d, active on %s: %s", mt.Term+1, d.Target, d.Why)
 	if d.Lossy {
+		if ask {
+			detail += "; Safety Net is asked for the mail that is missing"
+		}
 		detail += "; what is missing is delivered again when " + string(mt.Active) + " comes back"
 	}
 	return append(steps,

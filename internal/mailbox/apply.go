@@ -76,6 +76,7 @@ func (c *dbCopy) applyRecords(ctx context.Context, recs []journal.Record) error 
 		if err != nil {
 			return err
 		}
+		c.lastTime.Store(recs[n-1].Time)
 		after := recs[n-1].Next().LSN
 		for _, f := range freed {
 			c.freed = append(c.freed, freedBody{lsn: org.LSN(f), after: after})

@@ -186,6 +186,14 @@ func (cl *Client) Usage(ctx context.Context, at org.MailboxRef) (mail.Usage, err
 	return send(ctx, cl.k, opUsage, at, none{})
 }
 
+// Delivered tells whether the mailbox got the delivery of an identity within
+// the duplicate window, and as what email. That the email was removed since
+// makes no difference.
+func (cl *Client) Delivered(ctx context.Context, at org.MailboxRef, identity [32]byte) (mail.EmailID, bool, error) {
+	a, err := send(ctx, cl.k, opDelivered, at, deliveredRequest{identity})
+	return a.Email, a.Known, err
+}
+
 // Watch implements mail.Store.
 func (cl *Client) Watch(at org.MailboxRef) mail.Watch { return cl.k.watches.open(cl.k, at) }
 

@@ -58,6 +58,10 @@ type Config struct {
 	// ReclaimBelow is the living share of the oldest segments, in percent, below which they are
 	// written again and dropped.
 	ReclaimBelow int `toml:"reclaim_below" doc:"living share in percent below which the oldest log is written again" default:"50"`
+	// DuplicateWindow is how long a mailbox remembers what was delivered to it,
+	// so that the same delivery once more changes nothing. It has to cover how
+	// long transport may try a message and Safety Net keep it.
+	DuplicateWindow time.Duration `toml:"duplicate_window" doc:"how long a mailbox remembers deliveries, so that the same one once more changes nothing; at least 12 hours more than hold_time and message_expiration of transport together" default:"120h"`
 }
 
 func orDefault[T comparable](v *T, d T) {
@@ -80,6 +84,7 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.FlushEvery, 64<<20)
 	orDefault(&c.ReclaimInterval, time.Minute)
 	orDefault(&c.ReclaimBelow, 50)
+	orDefault(&c.DuplicateWindow, 5*24*time.Hour)
 	return c
 }
 
@@ -109,6 +114,9 @@ func (c Config) Validate() error {
 	d := c.WithDefaults()
 	if d.Lease >= d.Grace {
 		return fmt.Errorf("mailbox lease %s: must be shorter than grace %s", d.Lease, d.Grace)
+	}
+	if d.DuplicateWindow < time.Hour {
+		return fmt.Errorf("mailbox duplicate_window %s: must be at least 1h", d.DuplicateWindow)
 	}
 	if d.SegmentSize < 64<<10 {
 		return fmt.Errorf("mailbox segment_size %d: must be at least 65536", d.SegmentSize)

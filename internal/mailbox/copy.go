@@ -70,10 +70,11 @@ type dbCopy struct {
 	promisee org.ServerName
 	seed     seedProgress
 
-	repairs atomic.Uint64
-	markers markerBook
-	kick    chan struct{} // buffered: the role may have to change
-	hub     hub
+	repairs  atomic.Uint64
+	lastTime atomic.Int64 // of the newest record that was applied, Unix nanoseconds; 0: not known
+	markers  markerBook
+	kick     chan struct{} // buffered: the role may have to change
+	hub      hub
 }
 
 type seedProgress struct {
@@ -349,6 +350,7 @@ func (c *dbCopy) open() error {
 	if err := fs.MkdirAll(c.asideDir()); err != nil {
 		return err
 	}
+	c.lastTime.Store(c.timeBefore(ix.Applied().LSN))
 	c.mu.Lock()
 	c.maxTerm = max(c.maxTerm, c.jn.End().Term)
 	c.commit = c.index().Applied().LSN
@@ -363,6 +365,32 @@ func (c *dbCopy) open() error {
 	c.mu.Unlock()
 	c.gate.opened()
 	return nil
+}
+
+// timeMost bounds the log that is read to find when its newest record was written.
+const timeMost = 64 << 20
+
+// timeBefore is when the record that ends at position at was written, Unix
+// nanoseconds, and 0 where it cannot be found soon.
+func (c *dbCopy) timeBefore(at org.LSN) (last int64) {
+	for _, m := range c.jn.Landmarks(64) {
+		if m.LSN >= at {
+			continue
+		}
+		if at-m.LSN > timeMost {
+			return 0
+		}
+		for r, err := range c.jn.Records(m.LSN, at) {
+			if err != nil {
+				return 0
+			}
+			if r.Next().LSN <= at {
+				last = r.Time
+			}
+		}
+		return last
+	}
+	return 0
 }
 
 func (c *dbCopy) openIndex() (*store.Index, error) {
@@ -454,6 +482,7 @@ func (c *dbCopy) status() org.CopyStatus {
 		Database: c.name, Server: c.k.me, State: c.state, Reason: c.reason,
 		Term: c.maxTerm, Committed: c.commit, InSync: c.mount.IsInSync(c.k.me),
 		Repairs: c.repairs.Load(), VolumeFull: c.vol.full(), Generated: c.heardEnd,
+		LastTime: c.lastTime.Load(),
 	}
 	if c.seed.active {
 		s.SeedTotal, s.SeedDone, s.SeedSource = c.seed.total, c.seed.done, c.seed.source

@@ -124,7 +124,7 @@ func (c *dbCopy) awaitLease(ctx context.Context, m org.Mount) error {
 func newLeader(c *dbCopy, m org.Mount, fail func(error)) *leader {
 	end := c.jn.End()
 	l := &leader{
-		c: c, term: m.Term, start: time.Now(), planner: store.NewPlanner(c.index()), next: end,
+		c: c, term: m.Term, start: time.Now(), planner: store.NewPlanner(c.index(), c.k.cfg.DuplicateWindow), next: end,
 		changed: make(chan struct{}), local: end.LSN, applied: c.index().Applied().LSN, begun: end.LSN,
 		commit: max(c.index().Applied().LSN, min(c.commitEnd(), end.LSN)),
 		build:  piece{from: end, to: end}, mount: m,

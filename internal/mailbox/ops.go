@@ -153,6 +153,15 @@ var (
 	opChanges = op[mail.ChangesRequest, mail.Changes]{"Changes", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q mail.ChangesRequest) (mail.Changes, error) {
 		return read(ctx, c, func(r *store.Reader) (mail.Changes, error) { return r.Changes(at.ID, q) })
 	}}
+	opDelivered = op[deliveredRequest, deliveredAnswer]{"Delivered", func(ctx context.Context, c *dbCopy, at org.MailboxRef, q deliveredRequest) (deliveredAnswer, error) {
+		return read(ctx, c, func(r *store.Reader) (deliveredAnswer, error) {
+			e, when, known, err := r.DeliveryKnown(at.ID, q.Identity)
+			if !known || time.Since(time.Unix(0, when)) >= c.k.cfg.DuplicateWindow {
+				return deliveredAnswer{}, err
+			}
+			return deliveredAnswer{Email: e, Known: true}, err
+		})
+	}}
 	opUsage = op[none, mail.Usage]{"Usage", func(ctx context.Context, c *dbCopy, at org.MailboxRef, _ none) (mail.Usage, error) {
 		return read(ctx, c, func(r *store.Reader) (mail.Usage, error) { return r.Usage(at.ID) })
 	}}
@@ -269,6 +278,17 @@ func (c *dbCopy) readBody(ctx context.Context, r *store.Reader, q mail.BodyReque
 	return c.body(ctx, lsn, q.Offset, n)
 }
 
+// The question whether a mailbox got a delivery.
+type (
+	deliveredRequest struct {
+		Identity [32]byte `cbor:"1,keyasint"`
+	}
+	deliveredAnswer struct {
+		Email mail.EmailID `cbor:"1,keyasint"`
+		Known bool         `cbor:"2,keyasint"`
+	}
+)
+
 // Requests between copies.
 type (
 	markRequest struct {
@@ -345,7 +365,7 @@ func serviceDesc() *grpc.ServiceDesc {
 		StreamName: "Watch", Handler: watchStream, ServerStreams: true,
 	}}}
 	for _, o := range []method{
-		opSetup, opDeliver, opAppend, opFolders, opFolder, opMessages, opBody, opFlags, opExpunge, opCopy, opSearch, opChanges, opUsage,
+		opSetup, opDeliver, opAppend, opFolders, opFolder, opMessages, opBody, opFlags, opExpunge, opCopy, opSearch, opChanges, opUsage, opDelivered,
 	} {
 		d.Methods = append(d.Methods, o.desc())
 	}

@@ -227,6 +227,10 @@ type LossyMark struct {
 	Former ServerName `json:"former"`
 	From   LSN        `json:"from"`
 	Time   time.Time  `json:"time"`
+	// Since is when what may be missing began to be delivered, and Request the
+	// Safety Net request that asks for it; empty where nobody was asked.
+	Since   time.Time `json:"since,omitzero"`
+	Request string    `json:"request,omitempty"`
 }
 
 // IsInSync tells whether the server is a member of the in-sync set.
@@ -274,6 +278,10 @@ type CopyStatus struct {
 	Repairs    uint64     `json:"repairs,omitempty" cbor:"14,keyasint,omitempty"` // damaged ranges mended from another copy
 	VolumeFull bool       `json:"volume_full,omitempty" cbor:"15,keyasint,omitempty"`
 	DiskUsed   int64      `json:"disk_used,omitempty" cbor:"16,keyasint,omitempty"` // bytes on disk of log and index
+	// LastTime is when the newest record that was replayed here was written,
+	// Unix nanoseconds; 0 where that is not known. What was copied and not
+	// replayed is newer.
+	LastTime int64 `json:"last_time,omitempty" cbor:"17,keyasint,omitempty"`
 }
 
 // CopyQueueLength is the number of log generations the copy has not received.

@@ -1,17 +1,12 @@
 package store
 
 import (
-	"time"
-
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/mailbox/summary"
 	"github.com/postern-mail/postern/internal/org"
 )
-
-// DuplicateWindow is how long a mailbox remembers delivery identities.
-const DuplicateWindow = 48 * time.Hour
 
 // prepared is what a new message costs and does not depend on the mailbox.
 type prepared struct {
@@ -81,7 +76,7 @@ func (t *txn) deliverTo(r *DeliverReq, to mail.Recipient, d *mail.Delivered) err
 		if err != nil {
 			return err
 		}
-		if known && t.now-seen.At < int64(DuplicateWindow) {
+		if known && t.now-seen.At < int64(t.p.window) {
 			d.Duplicate, d.Email, d.UID = true, seen.Email, seen.UID
 			return nil
 		}

@@ -84,7 +84,7 @@ func (t *txn) expire() error {
 		}
 	}
 	for range expirePerPlan {
-		key, err := t.p.old.seen.pop(t.p.ix, kSeenAt, t.now-int64(DuplicateWindow), t.now)
+		key, err := t.p.old.seen.pop(t.p.ix, kSeenAt, t.now-int64(t.p.window), t.now)
 		if err != nil {
 			return err
 		}

@@ -18,11 +18,14 @@ type Planner struct {
 	hot  hotRows
 	seen org.LSN // DependsOn of the request at hand
 	old  expiry
+	// window is how long delivery identities are remembered.
+	window time.Duration
 }
 
-// NewPlanner returns a planner that has nothing in flight.
-func NewPlanner(ix *Index) *Planner {
-	return &Planner{ix: ix, over: newOverlay(), hot: hotRows{}}
+// NewPlanner returns a planner that has nothing in flight. window is how long
+// a mailbox remembers delivery identities.
+func NewPlanner(ix *Index, window time.Duration) *Planner {
+	return &Planner{ix: ix, over: newOverlay(), hot: hotRows{}, window: window}
 }
 
 // Planned is what is to be written for a request, or its answer when nothing is.

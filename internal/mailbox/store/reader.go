@@ -176,11 +176,13 @@ func (r *Reader) Blob(id mail.BlobID) (lsn org.LSN, size int64, ok bool) {
 	return row.LSN, row.Size, ok
 }
 
-// DeliveryKnown tells whether the mailbox remembers a delivery identity. The
-// row may be older than DuplicateWindow and not yet removed.
-func (r *Reader) DeliveryKnown(id org.MailboxID, identity [32]byte) (bool, error) {
-	v, err := r.get(seenKey(id, identity))
-	return v != nil, err
+// DeliveryKnown tells whether the mailbox remembers a delivery identity, as
+// what email, and when that came, Unix nanoseconds. A row that is older than the
+// duplicate window may still be there.
+func (r *Reader) DeliveryKnown(id org.MailboxID, identity [32]byte) (e mail.EmailID, at int64, known bool, err error) {
+	var row seenRow
+	known, err = load(r, seenKey(id, identity), &row, "delivery")
+	return row.Email, row.At, known, err
 }
 
 // UIDs lists the UIDs of a folder in ranges.

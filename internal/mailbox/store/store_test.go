@@ -42,7 +42,7 @@ func (b *bench) open(fs *vfs.MemFS) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.fs, b.ix, b.plan = fs, ix, NewPlanner(ix)
+	b.fs, b.ix, b.plan = fs, ix, NewPlanner(ix, 48*time.Hour)
 }
 
 func (b *bench) write(r journal.Record) {

@@ -117,6 +117,7 @@ func TestWindows(t *testing.T) {
 		t.Errorf("%d keys and %d of their times are left", n, at)
 	}
 	b.now = b.now.Add(2 * time.Hour)
+	renewed := b.now
 	if d := b.must(delivery("3", box1())).([]mail.Delivered); d[0].Duplicate {
 		t.Fatal("identity remembered after 48 h")
 	}
@@ -127,9 +128,9 @@ func TestWindows(t *testing.T) {
 		t.Errorf("%d identities and %d of their times, want 21", n, at)
 	}
 	b.read(func(r *Reader) {
-		known, err := r.DeliveryKnown(box1(), delivery("3").Identity)
-		if !known || err != nil {
-			t.Errorf("renewed identity is not known: %v", err)
+		e, at, known, err := r.DeliveryKnown(box1(), delivery("3").Identity)
+		if !known || err != nil || e == 0 || at != renewed.UnixNano() {
+			t.Errorf("renewed identity is not known: email %d at %d, %v", e, at, err)
 		}
 	})
 }
@@ -451,7 +452,7 @@ func TestManifestFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := NewPlanner(ix)
+	p := NewPlanner(ix, 48*time.Hour)
 	out, err := p.Plan(&SetupReq{Mailbox: box1()}, 0, time.Unix(1_700_000_000, 0))
 	if err != nil {
 		t.Fatal(err)
