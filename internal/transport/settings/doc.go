@@ -2,7 +2,14 @@
 // to transport: what holds for the group, the policy of an organization, its
 // connectors, rules and DKIM keys.
 //
-// It promises that a row it returns is within its limits, and that what is
-// missing has the default that docs/settings.md names. It writes nothing: the
-// commands of transport do.
+// It promises:
+//
+//  1. A row that Book returns is within its limits and belongs under the key
+//     it was found under; one that is not is logged once and counts as missing.
+//  2. What is missing has the default that docs/settings.md names, which is made
+//     from the same tags.
+//  3. Asking costs no decoding: a row is decoded once for each of its revisions.
+//  4. A value that Set and Validate take can be read back.
+//
+// It writes nothing: the commands of transport do.
 package settings
