@@ -125,7 +125,7 @@ func isAtext(c byte) bool {
 func parseDomain(s string) (domain string, literal bool, rest string, err error) {
 	if strings.HasPrefix(s, "[") {
 		i := strings.IndexByte(s, ']')
-		if i < 2 || strings.ContainsAny(s[1:i], "[<>@\" ") {
+		if i < 2 || strings.ContainsFunc(s[1:i], func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("[<>@\"\\", r) }) {
 			return "", false, "", errDomain
 		}
 		return s[:i+1], true, s[i+1:], nil
