@@ -11,5 +11,6 @@
 //  3. Asking costs no decoding: a row is decoded once for each of its revisions.
 //  4. A value that Set and Validate take can be read back.
 //
-// It writes nothing: the commands of transport do.
+// Who changes rows does it by Change, with the revisions that were read as
+// conditions. The book itself writes nothing.
 package settings

@@ -124,6 +124,9 @@ type DKIMKey struct {
 	State     string    `json:"state"`
 	Created   time.Time `json:"created"`
 	Since     time.Time `json:"since"` // of the state
+	// Seen is since when DNS answers with the record of a key that is
+	// publishing, zero while it does not.
+	Seen time.Time `json:"seen,omitzero"`
 }
 
 // Rule is a transport rule (transport/rules/<organization>/<name>). All
