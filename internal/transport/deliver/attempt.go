@@ -129,9 +129,7 @@ func (t *trial) write(ctx context.Context, results []Result) (schedule.Outcome, 
 	if len(cs) == 0 {
 		return out, nil
 	}
-	if out.Result != schedule.OK {
-		t.nextOf(cs, &out)
-	}
+	t.next(cs, &out)
 	// What a host took must be written even when the server is stopping.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
@@ -159,14 +157,18 @@ func (t *trial) change(row queue.RecipientRow, r Result) queue.RowChange {
 	return c
 }
 
-// nextOf notes in the rows when the schedule will try again. The ladder is the
-// schedule's; what is noted is for people and for the time after a restart.
-func (t *trial) nextOf(cs []queue.RowChange, out *schedule.Outcome) {
-	wait := out.Wait
-	if wait == 0 {
-		wait = time.Minute
+// next notes in the rows when they are tried again. What waits for its
+// destination has no time of its own.
+func (t *trial) next(cs []queue.RowChange, out *schedule.Outcome) {
+	if out.Result == schedule.Defer && out.Wait == 0 {
+		t.d.mu.Lock()
+		out.Wait = t.d.rules.Again(t.j.Dest, t.j.Attempts, t.j.ID)
+		t.d.mu.Unlock()
 	}
-	at := t.d.d.Now().Add(wait).UnixNano()
+	if out.Result != schedule.Defer {
+		return
+	}
+	at := t.d.d.Now().Add(out.Wait).UnixNano()
 	for i := range cs {
 		if !cs[i].State.Finished() {
 			cs[i].Next = at

@@ -43,7 +43,8 @@ func (d *Dispatcher) SetRules(r schedule.Rules) {
 	defer d.wake()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.sched.SetRules(withRoute(r), d.now())
+	d.rules = withRoute(r)
+	d.sched.SetRules(d.rules, d.now())
 }
 
 // Stats tells of each destination that has jobs.

@@ -82,6 +82,7 @@ type Dispatcher struct {
 
 	mu    sync.Mutex // guards the rest
 	sched *schedule.Scheduler
+	rules schedule.Rules
 	// plans are the ways that no record has yet.
 	plans map[mail.TraceID][]Way
 	kick  chan struct{}
@@ -89,7 +90,8 @@ type Dispatcher struct {
 
 // New makes a Dispatcher; Run makes it work.
 func New(d Deps) *Dispatcher {
-	return &Dispatcher{d: d, sched: schedule.New(withRoute(d.Rules)), plans: map[mail.TraceID][]Way{}, kick: make(chan struct{}, 1)}
+	r := withRoute(d.Rules)
+	return &Dispatcher{d: d, sched: schedule.New(r), rules: r, plans: map[mail.TraceID][]Way{}, kick: make(chan struct{}, 1)}
 }
 
 // withRoute adds the limits for messages whose destinations are not known: they

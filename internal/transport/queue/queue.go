@@ -95,6 +95,7 @@ type Queue struct {
 	bytes    *semaphore.Weighted // of requests that wait
 	stopped  chan struct{}       // closed when the writer is gone
 	running  atomic.Bool
+	begun    chan struct{} // closed when Run has begun
 	epoch    atomic.Uint64
 	open     atomic.Int64
 	level    atomic.Int32
@@ -126,7 +127,7 @@ func Open(o Options) (*Queue, error) {
 		return nil, fmt.Errorf("open queue %s: %w", o.Dir, err)
 	}
 	q := &Queue{o: o, requests: make(chan *request, maxRequests), bytes: semaphore.NewWeighted(maxRequestBytes),
-		stopped: make(chan struct{}), told: make(chan struct{})}
+		stopped: make(chan struct{}), begun: make(chan struct{}), told: make(chan struct{})}
 	q.hot.limit = o.HotMemory
 	if err := q.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open queue %s: %w", o.Dir, err), q.release())

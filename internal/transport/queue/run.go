@@ -24,6 +24,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	if q.running.Swap(true) {
 		return kind.Errorf(kind.Invalid, "queue %s ran before", q.o.Dir)
 	}
+	close(q.begun)
 	var wg sync.WaitGroup
 	wg.Go(func() { q.write(ctx) })
 	wg.Go(func() { q.keep(ctx) })
@@ -31,6 +32,9 @@ func (q *Queue) Run(ctx context.Context) error {
 	wg.Wait()
 	return nil
 }
+
+// Running is closed when Run has begun: from then on the queue takes changes.
+func (q *Queue) Running() <-chan struct{} { return q.begun }
 
 // keep judges the pressure and tidies up.
 func (q *Queue) keep(ctx context.Context) {

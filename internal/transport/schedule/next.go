@@ -226,7 +226,7 @@ func (s *Scheduler) judge(it *item, o Outcome) int64 {
 		if o.Wait > 0 {
 			return s.now + int64(o.Wait)
 		}
-		return s.now + int64(d.limits.Message.Wait(int(it.attempt), hash(it.id[:])))
+		return s.now + int64(d.limits.again(it.attempt, it.id))
 	case DeferDest:
 		if current {
 			d.epoch++

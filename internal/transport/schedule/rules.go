@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"time"
 
+	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -64,6 +65,16 @@ type Limits struct {
 
 func (l Limits) concurrency() int { return max(l.Concurrency, 1) }
 func (l Limits) start() int       { return min(max(l.Start, 1), l.concurrency()) }
+
+func (l Limits) again(attempt uint16, id mail.TraceID) time.Duration {
+	return l.Message.Wait(int(attempt), hash(id[:]))
+}
+
+// Again is when a message that a destination deferred is tried again, after the
+// given number of attempts.
+func (r *Rules) Again(d Dest, attempt uint16, id mail.TraceID) time.Duration {
+	return r.limits(d).again(attempt, id)
+}
 
 // Share is what one organization or one sender may have of everything. Zero is
 // no limit.
