@@ -2,6 +2,9 @@ package settings
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
 	"maps"
 	"slices"
 	"sync"
@@ -19,11 +22,36 @@ type Memory struct {
 	view     *cluster.View
 	changed  chan struct{}
 	down     error
+	box      cipher.AEAD
 }
 
-// NewMemory returns an empty state.
+// NewMemory returns an empty state with a key of its own for secrets.
 func NewMemory() *Memory {
-	return &Memory{rows: map[string]cluster.Item{}, view: cluster.NewView(0, nil), changed: make(chan struct{})}
+	key := make([]byte, 32)
+	rand.Read(key) // never fails (crypto/rand)
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err) // the length is right
+	}
+	box, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // it is AES
+	}
+	return &Memory{rows: map[string]cluster.Item{}, view: cluster.NewView(0, nil), changed: make(chan struct{}), box: box}
+}
+
+// SealSecret seals as a group does.
+func (m *Memory) SealSecret(purpose string, plain []byte) ([]byte, error) {
+	return m.box.Seal(nil, nil, plain, []byte(purpose)), nil
+}
+
+// OpenSecret opens what SealSecret sealed for the same purpose.
+func (m *Memory) OpenSecret(purpose string, sealed []byte) ([]byte, error) {
+	plain, err := m.box.Open(nil, nil, sealed, []byte(purpose))
+	if err != nil {
+		return nil, kind.Errorf(kind.Denied, "open %s: it was sealed for something else", purpose)
+	}
+	return plain, nil
 }
 
 // View implements State.
