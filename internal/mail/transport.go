@@ -69,6 +69,9 @@ type Envelope struct {
 	UTF8       bool                `cbor:"5,keyasint,omitempty"` // SMTPUTF8
 	EightBit   bool                `cbor:"6,keyasint,omitempty"` // BODY=8BITMIME
 	RequireTLS bool                `cbor:"7,keyasint,omitempty"`
+	// Size is what SIZE announced in bytes (RFC 1870), 0 for nothing; it matters
+	// during the dialogue only.
+	Size int64 `cbor:"-"`
 }
 
 // EnvelopeRecipient is one RCPT.

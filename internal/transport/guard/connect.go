@@ -1,0 +1,62 @@
+package guard
+
+import (
+	"context"
+	"time"
+
+	"github.com/postern-mail/postern/internal/mail"
+)
+
+// Connect judges a connection. Refused ones are to be closed after the answer.
+func (g *Guard) Connect(ctx context.Context, p *mail.Peer) mail.Verdict {
+	now := time.Now()
+	f := g.inForce()
+	if f.allow.network(p.Remote, now) {
+		return g.said("allow", pass())
+	}
+	if f.block.network(p.Remote, now) {
+		return g.said("block", closing(refuse("5.7.1", "This network is not let in", "block list")))
+	}
+	if p.Door != doorReceive { // logins are limited by those who check them
+		return g.slow(p, pass())
+	}
+	limit := g.deps.Settings.Group().ConnectionsPerMinute
+	if n := g.mem.connected(network(p.Remote), limit, now); limit > 0 && n > int64(limit) {
+		return g.said("rate", closing(later("4.7.0", "Too many connections from your network, try again later", "connections of a minute")))
+	}
+	if v := g.lookUp(ctx, p); v.Action != mail.ActionPass {
+		return v
+	}
+	return g.slow(p, pass())
+}
+
+// Hello judges the name a peer gives itself. Names prove nothing, and honest
+// hosts have wrong ones: only a peer that takes ours is a liar for sure.
+func (g *Guard) Hello(_ context.Context, p *mail.Peer) mail.Verdict {
+	if p.Door == doorReceive && g.claimsUs(p) {
+		return g.said("hello", closing(refuse("5.7.1", "That is this server's name, not yours", "our name in HELO")))
+	}
+	return pass()
+}
+
+// Failed remembers that the peer did what guessers do: a wrong password, an
+// unknown recipient, a bad command. Its network is made to wait for answers
+// once that happens often.
+func (g *Guard) Failed(p *mail.Peer, what string) {
+	g.m.failed.WithLabelValues(failure(what)).Inc()
+	if p.Connector != "" || g.inForce().allow.network(p.Remote, time.Now()) {
+		return
+	}
+	g.mem.fail(network(p.Remote), time.Now())
+}
+
+// slow adds the tarpit's delay to an answer; the answer is the same.
+func (g *Guard) slow(p *mail.Peer, v mail.Verdict) mail.Verdict {
+	if !stranger(p) {
+		return v
+	}
+	if v.Delay = g.mem.tarpit(network(p.Remote), p.Remote, time.Now()); v.Delay > 0 {
+		g.m.guard.WithLabelValues("tarpit", "delay").Inc()
+	}
+	return v
+}
