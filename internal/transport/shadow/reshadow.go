@@ -1,0 +1,227 @@
+package shadow
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/queue"
+)
+
+// downAfter is how many looks a holder is not heard before its copies count as
+// lost.
+const downAfter = 1
+
+// reshadow has messages held again whose copy is lost, or that never had one.
+func (k *Keeper) reshadow(ctx context.Context) {
+	down := map[org.ServerName]int{} // looks since it was heard
+	seen := ""
+	var audit time.Time
+	pass := uint8(0)
+	tick := time.NewTicker(k.t.reshadow)
+	defer tick.Stop()
+	asked := true
+	for {
+		k.lookDown(down)
+		now := k.holders(down)
+		due := asked || now != seen || time.Now().After(audit) || k.single.Load() > 0 && len(k.candidates()) > 0
+		if _, ok := k.current(k.d.Group.View()); due && ok {
+			if pass < 150 {
+				pass++
+			}
+			k.reshadowAll(ctx, down, 100+pass)
+			seen, asked = now, false
+			audit = time.Now().Add(10 * k.d.Settings().ShadowHeartbeat.Std())
+		}
+		select {
+		case <-tick.C:
+		case <-k.wakeReshadow:
+			asked = true
+			select { // many messages may ask
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (k *Keeper) lookDown(down map[org.ServerName]int) {
+	for _, p := range k.d.Group.Peers() {
+		if p.State == cluster.PeerUp {
+			delete(down, p.Server)
+		} else {
+			down[p.Server]++
+		}
+	}
+}
+
+// holders describes who could hold copies and with which queue.
+func (k *Keeper) holders(down map[org.ServerName]int) string {
+	var b strings.Builder
+	v := k.d.Group.View()
+	for _, s := range k.others(v) {
+		row, _, _ := k.row(v, s.Name)
+		fmt.Fprintf(&b, "%s %s %d %t\n", s.Name, row.Identity, row.Epoch, down[s.Name] > downAfter)
+	}
+	return b.String()
+}
+
+// reshadowAll looks at all own messages that are not finished.
+func (k *Keeper) reshadowAll(ctx context.Context, down map[org.ServerName]int, try uint8) {
+	members := map[org.ServerName]bool{}
+	for _, s := range k.others(k.d.Group.View()) {
+		members[s.Name] = true
+	}
+	g := k.d.Settings()
+	if g.ShadowEnabled != nil && !*g.ShadowEnabled || len(members) == 0 {
+		k.single.Store(0)
+		return
+	}
+	single, began := int64(0), time.Now()
+	var bytes int64
+	var last mail.TraceID
+	var batch []mail.TraceID
+	flush := func() {
+		for _, id := range k.unheld(ctx, batch, members, down) {
+			n, ok := k.reshadowOne(ctx, id, try)
+			if !ok {
+				single++
+			}
+			bytes += n
+			pace(ctx, began, bytes)
+		}
+		batch = batch[:0]
+	}
+	for j, err := range k.d.Queue.Unfinished() {
+		if err != nil || ctx.Err() != nil {
+			break
+		}
+		if j.ID == last {
+			continue
+		}
+		last = j.ID
+		if batch = append(batch, j.ID); len(batch) == maxIDs {
+			flush()
+		}
+	}
+	flush()
+	k.single.Store(single)
+}
+
+// pace waits as long as so many bytes should have taken.
+func pace(ctx context.Context, began time.Time, bytes int64) {
+	want := time.Duration(float64(bytes) / reshadowRate * float64(time.Second))
+	if wait := want - time.Since(began); wait > 10*time.Millisecond {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// unheld are those of the messages that nobody holds a copy of.
+func (k *Keeper) unheld(ctx context.Context, ids []mail.TraceID, members map[org.ServerName]bool, down map[org.ServerName]int) (out []mail.TraceID) {
+	by := map[org.ServerName][]mail.TraceID{}
+	for _, id := range ids {
+		m, _, err := k.d.Queue.Message(id)
+		if err != nil || !m.Finished.IsZero() || k.Mine(m) != nil || k.isBusy(id) {
+			continue
+		}
+		if m.Shadow == "" || !members[m.Shadow] || down[m.Shadow] > downAfter {
+			out = append(out, id)
+		} else {
+			by[m.Shadow] = append(by[m.Shadow], id)
+		}
+	}
+	for s, ids := range by {
+		if down[s] > 0 {
+			continue // it is seen soon
+		}
+		cctx, cancel := context.WithTimeout(ctx, k.t.call)
+		cs, err := k.askOne(cctx, s, k.d.Group.View(), ids)
+		cancel()
+		if err != nil {
+			continue
+		}
+		for i, c := range cs {
+			if c.State == claimNone {
+				out = append(out, ids[i])
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b mail.TraceID) int { return slices.Compare(a[:], b[:]) })
+	return out
+}
+
+// reshadowOne has one message held by another server. It is false where nobody
+// can.
+func (k *Keeper) reshadowOne(ctx context.Context, id mail.TraceID, try uint8) (size int64, ok bool) {
+	defer k.mark(id)()
+	m, rows, err := k.d.Queue.Message(id)
+	if err != nil || !m.Finished.IsZero() || k.Mine(m) != nil {
+		return 0, true
+	}
+	to := Order(k.candidates(), "", k.d.Settings())
+	if len(to) == 0 {
+		return 0, false
+	}
+	body, err := k.d.Queue.Body(ctx, id)
+	if err != nil {
+		k.d.Log.Warn("no second copy of a message", "message", id.String(), "error", err)
+		return 0, true
+	}
+	a := queue.Accepted{ID: id, Identity: m.Identity, Received: nanos(m.Received), Expires: nanos(m.Expires), Origin: m.Origin,
+		Envelope: m.Envelope, Priority: m.Priority, Flags: m.Flags, Parent: m.Parent, Subject: m.Subject, MessageID: m.MessageID}
+	for _, s := range to {
+		epoch, err := k.offer(ctx, s, a, body, try, k.d.Settings().ShadowTimeout.Std())
+		if err == nil {
+			err = k.tellRows(ctx, s, id, rows, nil)
+		}
+		if err != nil {
+			k.d.Log.Debug("copy refused", "message", id.String(), "server", s, "error", err)
+			continue
+		}
+		if err := k.d.Queue.Apply(ctx, []queue.Change{{ID: id, At: k.d.Now().UnixNano(), Shadow: &s, Epoch: epoch}}, queue.Wait); err != nil {
+			k.d.Log.Warn("holder of a copy not noted", "message", id.String(), "error", err)
+			return int64(len(body)), kind.Is(err, kind.NotFound)
+		}
+		if _, now, err := k.d.Queue.Message(id); err == nil {
+			if err := k.tellRows(ctx, s, id, now, rows); err != nil {
+				k.d.Log.Debug("progress not told", "message", id.String(), "server", s, "error", err)
+			}
+		}
+		if k.alone.Swap(false) {
+			k.d.Events.Emit(EventTwo, "Messages have a second copy again, on %s.", s)
+		}
+		return int64(len(body)), true
+	}
+	return 0, false
+}
+
+// tellRows tells a new holder how far a message is, where that is not what it
+// was told before.
+func (k *Keeper) tellRows(ctx context.Context, s org.ServerName, id mail.TraceID, rows, before []queue.RecipientRow) error {
+	n := notice{ID: id[:], Fate: queue.FateProgress, At: k.d.Now().UnixNano()}
+	for i := range rows {
+		r := &rows[i]
+		if r.State == queue.StateNew && r.Why == 0 || i < len(before) && before[i] == *r {
+			continue
+		}
+		n.Rows = append(n.Rows, change(r))
+	}
+	if len(n.Rows) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, k.t.call)
+	defer cancel()
+	return k.peers(ctx, s, "Notify", &noticeBatch{Queue: k.d.Queue.Identity(), Epoch: k.d.Queue.Epoch(), Notices: []notice{n}}, &noticeAnswer{})
+}
