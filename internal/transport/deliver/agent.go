@@ -43,6 +43,10 @@ type Result struct {
 	Mailbox   org.MailboxRef
 	Duplicate bool
 	Doubtful  bool
+	// Reports, with StateRelayed, says that the host took over to report success
+	// (RFC 3461 section 5.2.2): the sender needs no notice that the message was
+	// relayed.
+	Reports bool
 	// Whole says that it is the destination's fault, not the message's: all
 	// that waits for it waits with it.
 	Whole bool

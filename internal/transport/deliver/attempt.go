@@ -55,8 +55,11 @@ func (d *Dispatcher) try(ctx context.Context, j *schedule.Job) (schedule.Outcome
 		}
 		return schedule.Outcome{Result: schedule.Gone}, nil
 	}
-	if err := d.d.Door.Mine(m); err != nil {
-		return schedule.Outcome{}, err
+	// A mailbox takes a delivery once, whoever brings it; others do not.
+	if j.Dest.Kind() != localKind {
+		if err := d.d.Door.Mine(m); err != nil {
+			return schedule.Outcome{}, err
+		}
 	}
 	agent := d.d.Agents[j.Dest.Kind()]
 	if agent == nil {

@@ -60,3 +60,10 @@ func (d *Dispatcher) Len() int {
 	defer d.mu.Unlock()
 	return d.sched.Len()
 }
+
+// Suspensions are those that hold for jobs to come.
+func (d *Dispatcher) Suspensions() []schedule.Selector {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sched.Suspensions()
+}

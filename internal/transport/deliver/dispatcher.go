@@ -97,7 +97,7 @@ func New(d Deps) *Dispatcher {
 // withRoute adds the limits for messages whose destinations are not known: they
 // wait for the directory, as deliveries to a database wait for its active copy.
 func withRoute(r schedule.Rules) schedule.Rules {
-	db := r.Kinds["db"]
+	db := r.Kinds[localKind]
 	r.Kinds = maps.Clone(r.Kinds)
 	r.Kinds[routeDest.Kind()] = schedule.Limits{Start: 16, Concurrency: 16, Total: 16, Dest: db.Dest, Message: db.Message}
 	return r

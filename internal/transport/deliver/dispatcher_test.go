@@ -97,7 +97,11 @@ func (d *door) Route(_ context.Context, m queue.Message, rows []queue.RecipientR
 	var out []Way
 	for _, r := range rows {
 		if r.State == queue.StateNew {
-			out = append(out, Way{Row: r.N, Dest: "db:DB01", Mailbox: box(r.Address), Organization: "o"})
+			w := Way{Row: r.N, Dest: "db:DB01", Mailbox: box(r.Address), Organization: "o"}
+			if r.Address[0] == 'x' {
+				w = Way{Row: r.N, Dest: "mx:x.test", Organization: "o"}
+			}
+			out = append(out, w)
 		}
 	}
 	return out, nil
@@ -270,10 +274,10 @@ func TestFullAndExpired(t *testing.T) {
 func TestNotMine(t *testing.T) {
 	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), newBoxes())
 	h.door.mine = kind.Errorf(kind.Elsewhere, "another server took it")
-	id := h.accept(1, time.Now().Add(time.Hour), "a@o.test")
+	id := h.accept(1, time.Now().Add(time.Hour), "x@x.test")
 	h.until("it waits", func() bool { return h.d.Len() == 1 && h.d.Stats()[0].InFlight == 0 })
-	if s := h.states(id)[0]; s != queue.StateNew || h.box.count(org.MailboxID{'a'}) != 0 {
-		t.Errorf("state %s, %d deliveries of another server's message", s, h.box.count(org.MailboxID{'a'}))
+	if s := h.states(id)[0]; s != queue.StateNew {
+		t.Errorf("another server's message is %s", s)
 	}
 	h.d.Remove(id)
 	if h.d.Len() != 0 {

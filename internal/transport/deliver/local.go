@@ -11,6 +11,9 @@ import (
 	"github.com/postern-mail/postern/internal/transport/queue"
 )
 
+// localKind is the kind of destinations that are databases.
+const localKind = "db"
+
 // Store is the part of mail.Store that the local agent uses.
 type Store interface {
 	Deliver(ctx context.Context, d mail.Delivery) ([]mail.Delivered, error)

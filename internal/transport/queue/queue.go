@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/semaphore"
 
@@ -359,4 +360,24 @@ func (q *Queue) release() error {
 		errs = append(errs, q.log.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// LastTime is when the newest message in the log was accepted here, zero for
+// none: a clock that is behind it went back.
+func (q *Queue) LastTime() (last time.Time) {
+	err := q.book.led.view(func(from pebble.Reader) error {
+		it, err := from.NewIter(&pebble.IterOptions{LowerBound: []byte{kMessage}, UpperBound: []byte{kMessage + 1}})
+		if err != nil {
+			return err
+		}
+		defer it.Close()
+		if it.Last() && len(it.Key()) == 17 {
+			last = mail.TraceID(it.Key()[1:]).Time()
+		}
+		return it.Error()
+	})
+	if err != nil {
+		q.o.Log.Warn("time of the newest message is not known", "error", err)
+	}
+	return last
 }

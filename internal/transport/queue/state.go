@@ -1,6 +1,13 @@
 package queue
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+)
 
 // State of a row, which is one message for one recipient.
 type State uint8
@@ -141,4 +148,15 @@ func depth(n, limit int64, was Level) Level {
 		return LevelMedium
 	}
 	return LevelNormal
+}
+
+// ParseState reads what String wrote.
+func ParseState(s string) (State, error) {
+	for st, n := range stateNames {
+		if n == s {
+			return st, nil
+		}
+	}
+	names := slices.Sorted(maps.Values(stateNames))
+	return 0, kind.Errorf(kind.Invalid, "state %.40q: want one of %s", s, strings.Join(names, ", "))
 }

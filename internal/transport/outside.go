@@ -1,0 +1,179 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	netmail "net/mail"
+	"net/netip"
+	"sync"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/message"
+	"github.com/postern-mail/postern/internal/directory"
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/deliver"
+	"github.com/postern-mail/postern/internal/transport/dns"
+	"github.com/postern-mail/postern/internal/transport/guard"
+	"github.com/postern-mail/postern/internal/transport/keys"
+	"github.com/postern-mail/postern/internal/transport/queue"
+	"github.com/postern-mail/postern/internal/transport/remote"
+	"github.com/postern-mail/postern/internal/transport/safetynet"
+	"github.com/postern-mail/postern/internal/transport/sign"
+	"github.com/postern-mail/postern/internal/transport/tlspolicy"
+)
+
+// outside is what deals with other systems.
+type outside struct {
+	resolver *dns.Resolver
+	policies *tlspolicy.Policies
+	keys     *keys.Keys
+	agent    *remote.Agent
+}
+
+func (o *outside) run(ctx context.Context, wg *sync.WaitGroup, run func(*sync.WaitGroup, string, func() error)) {
+	run(wg, "connections", func() error { return o.agent.Run(ctx) })
+	run(wg, "DKIM keys", func() error { return o.keys.Run(ctx) })
+}
+
+// assemble puts the parts together.
+func (m *Mover) assemble() (err error) {
+	d := m.deps
+	if m.resolver, err = dns.New(dns.Config{Servers: m.cfg.DNS.Servers, TrustAD: m.cfg.DNS.TrustAD}); err != nil {
+		return err
+	}
+	m.policies = tlspolicy.New(tlspolicy.Options{Resolver: m.resolver})
+	m.keys = keys.New(keys.Deps{Group: d.Group, Book: m.settings, Resolver: m.resolver, Log: m.log, Events: d.Events, Now: m.now})
+	m.agent = remote.New(remote.Deps{Resolver: m.resolver, Policies: m.policies, Hostname: m.hostname(), Sources: m.sources(),
+		Connector: m.settings.Connector, ClientCertificate: d.ClientCertificate, OpenSecret: d.Group.OpenSecret,
+		Authors: authors, Keys: m.signers, Sender: m.senderOf, Port: uint16(m.cfg.RemotePort), Private: m.cfg.Private, Own: m.own,
+		Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+	m.guard = guard.New(guard.Config{Hostname: m.hostname()}, guard.Deps{View: d.Group.View, Settings: m.settings, Directory: d.Directory,
+		Usage: d.Store.Usage, Resolver: m.resolver, Broadcast: m.broadcast, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+	m.net = safetynet.New(safetynet.Deps{Group: d.Group, Queue: m.queue, Settings: m.settings.Group, Resubmit: m.resubmit,
+		DuplicateWindow: d.DuplicateWindow, Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+	m.dispatch = deliver.New(deliver.Deps{Queue: m.queue, Rules: m.rules(), Door: m, Now: m.now, Log: m.log,
+		InDoubt: m.inDoubt, Organization: m.organizations.name, Observe: func(o deliver.Observed) { m.metrics.observe(o) },
+		Agents: map[string]deliver.Agent{"db": deliver.NewLocal(d.Store, m.now, m.fullRetry), "mx": m.agent, "connector": m.agent, "smarthost": m.agent}})
+	return nil
+}
+
+func (m *Mover) sources() (out []remote.Source) {
+	for _, s := range m.cfg.Source {
+		if a, err := netip.ParseAddr(s); err == nil { // Validate looked at it
+			out = append(out, remote.Source{Address: a})
+		}
+	}
+	return out
+}
+
+// own tells whether an address is that of a server of the group: an MX that
+// leads there leads in a circle.
+func (m *Mover) own(a netip.Addr) bool {
+	for _, s := range m.deps.Group.View().Servers() {
+		if ap, err := netip.ParseAddrPort(s.ClusterAddr); err == nil && ap.Addr().Unmap() == a.Unmap() {
+			return true
+		}
+	}
+	return false
+}
+
+// authors are the domains of the From field, as DMARC counts them.
+func authors(msg []byte) ([]string, error) {
+	s := message.Look(msg)
+	if len(s.From) != 1 {
+		return nil, errors.New("not exactly one From")
+	}
+	list, err := netmail.ParseAddressList(s.From[0])
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, x := range list {
+		a, err := mail.ParseAddress(x.Address)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a.Domain)
+	}
+	return out, nil
+}
+
+// signers are the keys of a domain that belongs to the organization, or of this
+// server's own name.
+func (m *Mover) signers(o org.OrganizationID, domain string) []sign.Key {
+	owner, ok := m.deps.Directory.OrganizationOf(domain)
+	if o == "" && domain != m.hostname() || o != "" && (!ok || owner != o) {
+		return nil
+	}
+	return m.keys.Signers(domain)
+}
+
+// broadcast tells all other servers what the guard saw, best effort.
+func (m *Mover) broadcast(batch []byte) {
+	ctx, cancel := context.WithTimeout(context.Background(), keepEvery)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, s := range m.servers() {
+		if s != m.me {
+			wg.Go(func() {
+				if _, err := m.shadow.Ask(ctx, s, askRemember, batch); err != nil {
+					m.log.Debug("tell what was seen of clients", "server", s, "err", err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+// askRemember carries what the guard of another server saw.
+const askRemember = "remember"
+
+// resubmit delivers a kept message to a mailbox again. New mail goes first:
+// Safety Net has at most as many deliveries under way as resubmitting.
+func (m *Mover) resubmit(ctx context.Context, it safetynet.Item) (bool, error) {
+	body, err := it.Body(ctx)
+	if err != nil {
+		return false, err
+	}
+	at, err := m.mailboxOf(it)
+	if err != nil {
+		return false, err
+	}
+	d := mail.Delivery{Recipients: []mail.Recipient{{Mailbox: at}}, Body: body, Date: it.Message.Received.UnixNano(),
+		Identity: it.Message.Identity, TraceID: it.Message.ID.String()}
+	done, err := m.deps.Store.Deliver(ctx, d)
+	if err != nil {
+		return false, err
+	}
+	if len(done) != 1 {
+		return false, errors.New("the store answered for another number of recipients")
+	}
+	if done[0].Refused != "" {
+		return false, errors.New(done[0].Refused)
+	}
+	return done[0].Duplicate, nil
+}
+
+// mailboxOf is where a kept delivery goes now.
+func (m *Mover) mailboxOf(it safetynet.Item) (org.MailboxRef, error) {
+	if it.To != "" {
+		a, err := mail.ParseAddress(it.To)
+		if err != nil {
+			return org.MailboxRef{}, kind.Errorf(kind.Invalid, "resubmit to %s: %w", it.To, err)
+		}
+		dest, err := m.deps.Directory.Destination(a)
+		if err == nil && dest.Kind != directory.KindMailbox {
+			err = kind.Errorf(kind.Invalid, "resubmit to %s: it is no mailbox", it.To)
+		}
+		return dest.Mailbox, err
+	}
+	r, ok := m.deps.Directory.ByID(it.Row.Organization, it.Mailbox)
+	if !ok {
+		return org.MailboxRef{}, kind.Errorf(kind.NotFound, "mailbox %s does not exist any more", it.Mailbox)
+	}
+	return r.Ref(), nil
+}
+
+// senderOf is the envelope sender as the next host sees it.
+func (m *Mover) senderOf(msg queue.Message, r queue.RecipientRow) string { return msg.Envelope.From }

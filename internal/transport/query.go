@@ -1,0 +1,322 @@
+package transport
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/queue"
+	"github.com/postern-mail/postern/internal/transport/schedule"
+)
+
+// Servers ask each other these questions for commands; the one that is asked
+// answers for its own queue.
+const (
+	askFind    = "find"
+	askMessage = "message"
+	askBody    = "body"
+	askDests   = "destinations"
+	askChange  = "change"
+	askLog     = "verify-log"
+	askRows    = "verify-rows"
+)
+
+type findQuery struct {
+	Filter queue.Filter `cbor:"1,keyasint"`
+}
+
+type findAnswer struct {
+	Rows   []row  `cbor:"1,keyasint"`
+	Cursor string `cbor:"2,keyasint,omitempty"`
+}
+
+// row is a ledger row with what people want to see of its message.
+type row struct {
+	queue.RecipientRow
+	Received  time.Time
+	Sender    string
+	SenderOrg org.OrganizationID
+	Subject   string
+	MessageID string
+	Size      int64
+	Account   string
+	Door      string
+	Remote    string
+	Parent    mail.TraceID
+	TakenFrom org.ServerName
+}
+
+type idQuery struct {
+	ID mail.TraceID `cbor:"1,keyasint"`
+}
+
+type messageAnswer struct {
+	Rows []row `cbor:"1,keyasint"`
+}
+
+type bodyAnswer struct {
+	Body []byte `cbor:"1,keyasint"`
+}
+
+type destsAnswer struct {
+	Dests []schedule.DestStats `cbor:"1,keyasint"`
+}
+
+// change is what an administrator does to messages of a server.
+type change struct {
+	Do           string             `cbor:"1,keyasint"` // suspend, resume, retry, remove
+	IDs          []mail.TraceID     `cbor:"2,keyasint,omitempty"`
+	Dest         string             `cbor:"3,keyasint,omitempty"`
+	Organization org.OrganizationID `cbor:"4,keyasint,omitempty"` // only rows of that
+	Notify       bool               `cbor:"5,keyasint,omitempty"` // with remove: tell the sender
+	Reason       string             `cbor:"6,keyasint,omitempty"`
+	DryRun       bool               `cbor:"7,keyasint,omitempty"`
+}
+
+type changeAnswer struct {
+	Messages int `cbor:"1,keyasint"`
+	Rows     int `cbor:"2,keyasint"`
+}
+
+// answer answers another server.
+func (m *Mover) answer(ctx context.Context, _ org.ServerName, method string, request []byte) ([]byte, error) {
+	switch method {
+	case askFind:
+		return respond(request, func(q findQuery) (findAnswer, error) { return m.find(q) })
+	case askMessage:
+		return respond(request, func(q idQuery) (messageAnswer, error) { return m.message(q.ID) })
+	case askBody:
+		return respond(request, func(q idQuery) (bodyAnswer, error) {
+			b, err := m.Body(ctx, q.ID)
+			return bodyAnswer{b}, err
+		})
+	case askDests:
+		return respond(request, func(struct{}) (destsAnswer, error) { return destsAnswer{m.dispatch.Stats()}, nil })
+	case askChange:
+		return respond(request, func(c change) (changeAnswer, error) { return m.change(ctx, c) })
+	case askLog:
+		return respond(request, func(struct{}) (queue.VerifyReport, error) { return m.queue.Verify(ctx) })
+	case askRows:
+		return respond(request, func(q rowsQuery) (rowsAnswer, error) { return m.verifyRows(ctx, q) })
+	case askRemember:
+		m.guard.Remember(request)
+		return nil, nil
+	}
+	return nil, kind.Errorf(kind.Invalid, "question %q is not known here", method)
+}
+
+func respond[Q, A any](request []byte, f func(Q) (A, error)) ([]byte, error) {
+	var q Q
+	if err := codec.Unmarshal(request, &q); err != nil {
+		return nil, kind.Errorf(kind.Invalid, "question: %w", err)
+	}
+	a, err := f(q)
+	if err != nil {
+		return nil, err
+	}
+	return codec.Marshal(a)
+}
+
+// ask asks a server, this one as well.
+func ask[Q, A any](ctx context.Context, m *Mover, s org.ServerName, method string, q Q) (a A, err error) {
+	request, err := codec.Marshal(q)
+	if err != nil {
+		return a, err
+	}
+	var b []byte
+	if s == m.me {
+		b, err = m.answer(ctx, s, method, request)
+	} else {
+		b, err = m.shadow.Ask(ctx, s, method, request)
+	}
+	if err != nil {
+		return a, err
+	}
+	return a, codec.Unmarshal(b, &a)
+}
+
+// servers are all that have a queue.
+func (m *Mover) servers() []org.ServerName {
+	var out []org.ServerName
+	for _, s := range m.deps.Group.View().Servers() {
+		if !s.Witness {
+			out = append(out, s.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// asked is the answer of one server.
+type asked[A any] struct {
+	Server org.ServerName
+	Answer A
+	Err    error
+}
+
+// askAll asks all servers at once, or only one.
+func askAll[Q, A any](ctx context.Context, m *Mover, only org.ServerName, method string, q Q) ([]asked[A], error) {
+	servers := m.servers()
+	if only != "" {
+		if !slices.Contains(servers, only) {
+			return nil, kind.Errorf(kind.NotFound, "there is no server %s with a queue", only)
+		}
+		servers = []org.ServerName{only}
+	}
+	out := make([]asked[A], len(servers))
+	done := make(chan struct{}, len(servers))
+	for i, s := range servers {
+		go func() {
+			a, err := ask[Q, A](ctx, m, s, method, q)
+			out[i] = asked[A]{s, a, err}
+			done <- struct{}{}
+		}()
+	}
+	for range servers {
+		<-done
+	}
+	return out, nil
+}
+
+func (m *Mover) find(q findQuery) (a findAnswer, err error) {
+	rows, cursor, err := m.queue.Find(q.Filter)
+	if err != nil {
+		return a, err
+	}
+	a.Cursor = cursor
+	known := map[mail.TraceID]queue.Message{}
+	for _, r := range rows {
+		msg, ok := known[r.ID]
+		if !ok {
+			if msg, _, err = m.queue.Message(r.ID); err != nil {
+				continue // forgotten meanwhile
+			}
+			known[r.ID] = msg
+		}
+		a.Rows = append(a.Rows, m.row(msg, r))
+	}
+	return a, nil
+}
+
+func (m *Mover) row(msg queue.Message, r queue.RecipientRow) row {
+	if r.Server == "" {
+		r.Server = m.me
+	}
+	return row{RecipientRow: r, Received: msg.Received, Sender: msg.Envelope.From, SenderOrg: msg.Origin.Organization, Subject: msg.Subject, MessageID: msg.MessageID,
+		Size: msg.Size, Account: msg.Origin.Account, Door: msg.Origin.Door, Remote: msg.Origin.Remote, Parent: msg.Parent, TakenFrom: msg.TakenFrom}
+}
+
+func (m *Mover) message(id mail.TraceID) (a messageAnswer, err error) {
+	msg, rows, err := m.queue.Message(id)
+	if err != nil {
+		return a, err
+	}
+	for _, r := range rows {
+		a.Rows = append(a.Rows, m.row(msg, r))
+	}
+	return a, nil
+}
+
+// change carries out what an administrator asked of this server.
+func (m *Mover) change(ctx context.Context, c change) (a changeAnswer, err error) {
+	ids := c.IDs
+	if len(ids) == 0 {
+		if ids, err = m.matching(c); err != nil {
+			return a, err
+		}
+	}
+	for _, id := range ids {
+		n, err := m.changeOne(ctx, c, id)
+		if err != nil && !kind.Is(err, kind.NotFound) && !kind.Is(err, kind.Conflict) {
+			return a, err
+		}
+		if n > 0 {
+			a.Messages, a.Rows = a.Messages+1, a.Rows+n
+		}
+	}
+	return a, nil
+}
+
+// matching are the unfinished messages of this server that a change names.
+func (m *Mover) matching(c change) (ids []mail.TraceID, err error) {
+	f := queue.Filter{Organization: c.Organization, Dest: c.Dest, Unfinished: true}
+	for {
+		rows, cursor, err := m.queue.Find(f)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rows {
+			if r.Server == "" && (len(ids) == 0 || ids[len(ids)-1] != r.ID) {
+				ids = append(ids, r.ID)
+			}
+		}
+		if cursor == "" {
+			return ids, nil
+		}
+		f.Cursor = cursor
+	}
+}
+
+func (m *Mover) changeOne(ctx context.Context, c change, id mail.TraceID) (int, error) {
+	msg, rows, err := m.queue.Message(id)
+	if err != nil {
+		return 0, err
+	}
+	if msg.Primary != "" {
+		return 0, nil // a copy: its server is asked as well
+	}
+	var cs []queue.RowChange
+	var changed []queue.RecipientRow
+	for _, r := range rows {
+		if r.State.Finished() || c.Dest != "" && r.Dest != c.Dest || c.Organization != "" && r.Organization != c.Organization && msg.Origin.Organization != c.Organization {
+			continue
+		}
+		rc := queue.RowChange{N: r.N, Dest: r.Dest, Org: r.Organization}
+		switch c.Do {
+		case "suspend":
+			rc.State = queue.StateSuspended
+		case "resume":
+			if r.State != queue.StateSuspended {
+				continue
+			}
+			rc.State = queue.StateReady
+			if r.Dest == "" {
+				rc.State = queue.StateNew
+			}
+		case "remove":
+			rc.State, rc.Text = queue.StateRemoved, c.Reason
+			if c.Notify {
+				rc.State, rc.Code, rc.Status = queue.StateReturned, 550, "5.7.0"
+			}
+		}
+		cs, changed = append(cs, rc), append(changed, r)
+	}
+	if len(cs) == 0 || c.DryRun {
+		return len(cs), nil
+	}
+	switch c.Do {
+	case "retry":
+		m.dispatch.RetryNow(schedule.Selector{ID: id, Dest: schedule.Dest(c.Dest)})
+		return len(cs), nil
+	case "suspend":
+		if _, err := m.dispatch.Suspend(schedule.Selector{ID: id, Dest: schedule.Dest(c.Dest)}); err != nil {
+			return 0, err
+		}
+	case "remove":
+		if c.Notify {
+			return len(cs), m.Finish(ctx, msg, changed, cs)
+		}
+	}
+	if err := m.queue.Apply(ctx, []queue.Change{{ID: id, At: m.now().UnixNano(), Rows: cs}}, queue.Wait); err != nil {
+		return 0, err
+	}
+	if c.Do == "resume" {
+		m.dispatch.Remove(id)
+		m.dispatch.Submit(ctx, id)
+	}
+	return len(cs), nil
+}
