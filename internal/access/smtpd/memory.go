@@ -21,9 +21,9 @@ func (b *budget) take(n int64) bool {
 func (b *budget) give(n int64) { b.used.Add(-n) }
 
 const (
-	// headroom is kept free in front of a message so that trace lines are put
-	// there without copying it.
-	headroom = 1536
+	// headroom is kept free in front of a message so that trace lines and those
+	// of policy are put there without copying it.
+	headroom = 4 << 10
 	// firstBody is the room for a message at first, largestHint the most that
 	// is made ready because a client announced it.
 	firstBody   = 8 << 10
@@ -91,7 +91,9 @@ func (b *body) fail(why reply) {
 	b.release()
 }
 
-// release gives the memory back. It may be called twice.
+// release gives the memory back. The buffer itself is never used again: where
+// the queue has taken it, it lives on and is counted there. It may be called
+// twice.
 func (b *body) release() {
 	b.mem.give(b.held)
 	b.held, b.buf = 0, nil

@@ -78,7 +78,7 @@ func FuzzPath(f *testing.F) {
 		if len(p.raw) > 254 || strings.ContainsAny(p.raw, "\r\n\x00") {
 			t.Fatalf("%q", p.raw)
 		}
-		a, err := mailboxOf(p.raw)
+		a, err := mail.ParseAddress(p.raw)
 		if err != nil {
 			return
 		}
@@ -108,6 +108,8 @@ func TestParams(t *testing.T) {
 		" ENVID=a+0Ab":                       "ENVID",
 		" ENVID=a+4":                         "ENVID",
 		" ENVID=" + strings.Repeat("x", 101): "ENVID",
+		" REQUIRETLS":                        "",
+		" REQUIRETLS=1":                      "no value",
 		" X-FOO=1":                           "not known",
 		" =1":                                "not readable",
 	} {
