@@ -23,7 +23,7 @@ type Config struct {
 	Submissions Door `toml:"submissions" doc:"Mail from users, TLS from the first byte, usually port 465."`
 
 	MaxMessageBytes          int64 `toml:"max_message_bytes" doc:"Largest message in bytes, at most 100 MiB."`
-	MaxRecipients            int   `toml:"max_recipients" doc:"RCPT commands per message."`
+	MaxRecipients            int   `toml:"max_recipients" doc:"RCPT commands per message, 100 to 10000."`
 	MaxReceived              int   `toml:"max_received" doc:"Received lines at which a message is taken for a loop."`
 	MessageMemory            int64 `toml:"message_memory" doc:"Bytes that all messages being received may hold in memory together."`
 	MaxConnections           int   `toml:"max_connections" doc:"Connections at a time on all doors."`
@@ -55,6 +55,10 @@ type Door struct {
 // maxMessage is the most that max_message_bytes may be: servers hand messages
 // to each other in one piece.
 const maxMessage = 100 << 20
+
+// maxRecipients is the most that max_recipients may be: the queue takes no more
+// in one message.
+const maxRecipients = 10000
 
 // Default returns the configuration of an empty file: no door is open.
 func Default() Config {
@@ -142,7 +146,7 @@ func (c Config) Validate() error {
 	}
 	wrong(c.MaxMessageBytes < 64<<10 || c.MaxMessageBytes > maxMessage, "max_message_bytes %d: want 65536 to %d", c.MaxMessageBytes, maxMessage)
 	wrong(c.MessageMemory < c.MaxMessageBytes, "message_memory %d: want at least max_message_bytes (%d)", c.MessageMemory, c.MaxMessageBytes)
-	wrong(c.MaxRecipients < 100, "max_recipients %d: want at least 100 (RFC 5321 section 4.5.3.1.8)", c.MaxRecipients)
+	wrong(c.MaxRecipients < 100 || c.MaxRecipients > maxRecipients, "max_recipients %d: want 100 (RFC 5321 section 4.5.3.1.8) to %d", c.MaxRecipients, maxRecipients)
 	for _, n := range []struct {
 		key string
 		v   int

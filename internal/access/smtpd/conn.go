@@ -188,7 +188,7 @@ func (c *conn) command(line []byte) reply {
 	verb, arg, _ := strings.Cut(text, " ")
 	verb = strings.ToUpper(verb)
 	if c.shut && verb != "QUIT" {
-		c.wrong()
+		c.errors++
 		return badSequence("Nothing is taken from you")
 	}
 	f := verbs[verb]

@@ -39,6 +39,12 @@ type Queue interface {
 // its own proof. Neither peer nor envelope nor submission may be kept beyond a
 // call.
 //
+// An answer is held back as a verdict's Delay says, but 20 s at most, two minutes
+// over a connection, and not beyond the stop of the server. Defer is answered
+// with 421 at Connect, else with 450, 451 or 452 as the status has it; Refuse
+// with 554 at Connect, else with 550, 552 or 554. A status of the wrong class or
+// none is mended.
+//
 // Discard and Quarantine take hold of what the verdict is about: from
 // Connect and Hello all messages of the connection, from Sender, Content and
 // (Quarantine) Recipient the message, from Recipient (Discard) that one

@@ -191,7 +191,20 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+func TestInOurName(t *testing.T) {
+	for in, want := range map[string]bool{
+		"mx.test; spf=pass": true, "MX.test": true, " mx.test 1; none": true, "mx.test\t1; none": true, "mx.test;none": true,
+		`"mx.test" 1; none`: true, `"mx\.test"; none`: true, "(a (b\\)) c) mx.test (d); none": true, "mx.test(c); none": true,
+		"other.test; spf=pass": false, "mx.test.other; none": false, "x mx.test; none": false, `"mx.test; none`: false, "(mx.test; none": false, "": false, "(": false,
+	} {
+		if inOurName(in, "mx.test") != want {
+			t.Errorf("%q: want %v", in, want)
+		}
+	}
+}
+
 func FuzzHeader(f *testing.F) {
+	f.Add("Authentication-Results: (a\\(\r\n b) \"mx.test\"; none\r\n\r\n")
 	f.Add("From: a\r\n b\r\nReceived: x\r\nBcc: y\r\nReturn-Path: <>\r\n\r\nbody")
 	f.Add("From : a\r\njunk\r\n")
 	f.Fuzz(func(t *testing.T, msg string) {

@@ -385,7 +385,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{func(c *Config) { c.Hostname = "a b" }, "hostname"},
 		{func(c *Config) { c.Postmaster = "x" }, "postmaster"},
-		{func(c *Config) { c.MaxRecipients = 99 }, "at least 100"},
+		{func(c *Config) { c.MaxRecipients = 99 }, "want 100"},
 		{func(c *Config) { c.MessageMemory = 1 << 20 }, "max_message_bytes"},
 		{func(c *Config) { c.MaxMessageBytes = 1 }, "max_message_bytes 1"},
 		{func(c *Config) { c.MaxMessageBytes = 100<<20 + 1 }, "to 104857600"},
