@@ -48,8 +48,9 @@ type Queue interface {
 // Discard and Quarantine take hold of what the verdict is about: from
 // Connect and Hello all messages of the connection, from Sender, Content and
 // (Quarantine) Recipient the message, from Recipient (Discard) that one
-// recipient. The door does not hand a discarded message to Queue; who wants it
-// in the ledger writes it there before answering Discard.
+// recipient. Content is asked all the same while a recipient is left. The door
+// does not hand a discarded message to Queue; who wants it in the ledger writes
+// it there before answering Discard.
 type Guard interface {
 	// Connect is asked ahead of the greeting, on a door with TLS from the
 	// first byte after the handshake.

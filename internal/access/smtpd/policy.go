@@ -116,7 +116,7 @@ func (c *conn) content(s *mail.Submission) (front []byte, r reply) {
 		return nil, r
 	}
 	if !wholeLines(v.Prepend) {
-		c.log.Error("lines to put in front of a message are not whole header lines", "trace", c.tx.trace)
+		c.log.Error("lines to put in front of a message are not whole header lines", "trace", c.tx.trace.String())
 		return nil, unavailable("Message cannot be judged, try again later")
 	}
 	return v.Prepend, reply{}
