@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"crypto/tls"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func TestEnvelopeAndOrigin(t *testing.T) {
 	c.say("STARTTLS", "220")
 	c.tls()
 	c.say("EHLO client.test", "250 REQUIRETLS")
-	c.say("MAIL FROM:<c@tenant.test> REQUIRETLS SMTPUTF8 BODY=8BITMIME RET=HDRS ENVID=q+2B1", "250")
+	c.say("MAIL FROM:<c@tenant.test> REQUIRETLS SMTPUTF8 BODY=8BITMIME RET=HDRS ENVID=q+2B1 SIZE=99", "250")
 	c.say("RCPT TO:<ann@example.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+2Bnn@x.test", "250")
 	c.say("RCPT TO:<joe@elsewhere.test>", "250")
 	c.say("DATA", "354")
@@ -33,7 +34,7 @@ func TestEnvelopeAndOrigin(t *testing.T) {
 
 	got := w.queue.all()
 	e, o := got[0].Envelope, got[0].Origin
-	if e.From != "c@tenant.test" || e.Ret != "HDRS" || e.EnvID != "q+1" || !e.UTF8 || !e.EightBit || !e.RequireTLS || len(e.Recipients) != 2 ||
+	if e.From != "c@tenant.test" || e.Ret != "HDRS" || e.EnvID != "q+1" || !e.UTF8 || !e.EightBit || !e.RequireTLS || e.Size != 99 || len(e.Recipients) != 2 ||
 		e.Recipients[0] != (mail.EnvelopeRecipient{Address: "ann@example.test", Notify: "SUCCESS,DELAY", ORcpt: "rfc822;a+nn@x.test"}) {
 		t.Errorf("%+v", e)
 	}
@@ -62,7 +63,11 @@ func TestEnvelopeAndOrigin(t *testing.T) {
 	c.say("DATA", "354")
 	c.write("From: ann@example.test\r\n\r\nx\r\n.\r\n")
 	c.hear("250")
-	if o := w.queue.all()[2].Origin; o.Door != "submission" || o.Account != "ann@example.test" || o.Organization != "o1" || !o.Trusted {
+	ann, err := memDirectory{}.Authenticate(t.Context(), "ann@example.test", "secret-ann", "", netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := w.queue.all()[2].Origin; o.Door != "submission" || o.Account != "o1/"+ann.ID.String() || o.Organization != "o1" || !o.Trusted {
 		t.Errorf("%+v", o)
 	}
 }

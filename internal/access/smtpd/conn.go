@@ -346,6 +346,6 @@ func (c *conn) reset() {
 	c.tx = nil
 	c.peer.Connector, c.peer.Organization = "", ""
 	if c.account != nil {
-		c.peer.Account, c.peer.Organization = c.account.Name, c.account.Organization
+		c.peer.Account, c.peer.Organization = accountKey(*c.account), c.account.Organization
 	}
 }

@@ -33,7 +33,7 @@ func (c *conn) data(arg string) reply {
 func (c *conn) begin() {
 	c.in.widen(&c.srv.blocks)
 	if c.tx.body == nil {
-		c.tx.body = newBody(&c.srv.memory, c.srv.cfg.MaxMessageBytes, c.tx.announced)
+		c.tx.body = newBody(&c.srv.memory, c.srv.cfg.MaxMessageBytes, c.tx.envelope.Size)
 		c.tx.started = time.Now()
 	}
 }

@@ -79,8 +79,8 @@ const (
 	failedCommand   = "command"
 )
 
-// accountKey names an account in limits and delivery identities. It is the
-// identity, since names change.
+// accountKey names an account in limits, delivery identities, and for policy and
+// queue. It is the identity, since names change.
 func accountKey(a directory.Account) string {
 	return string(a.Organization) + "/" + a.ID.String()
 }

@@ -10,13 +10,12 @@ import (
 
 // transaction is one message from MAIL to its answer.
 type transaction struct {
-	trace     mail.TraceID
-	started   time.Time
-	announced int64 // SIZE of MAIL, -1 for none
-	envelope  mail.Envelope
-	named     int             // recipients accepted, also those named twice or dropped by policy
-	known     map[string]bool // recipients accepted
-	fate      fate
+	trace    mail.TraceID
+	started  time.Time
+	envelope mail.Envelope
+	named    int             // recipients accepted, also those named twice or dropped by policy
+	known    map[string]bool // recipients accepted
+	fate     fate
 
 	body    *body
 	content reader
@@ -52,9 +51,9 @@ func (c *conn) mail(arg string) reply {
 		return r
 	}
 	now := time.Now()
-	c.tx = &transaction{trace: mail.NewTraceID(now), started: now, announced: params.size, known: map[string]bool{}, fate: c.fate,
+	c.tx = &transaction{trace: mail.NewTraceID(now), started: now, known: map[string]bool{}, fate: c.fate,
 		envelope: mail.Envelope{From: from.raw, Ret: params.ret, EnvID: params.envid, UTF8: params.utf8,
-			EightBit: params.body == "8BITMIME", RequireTLS: params.tls}}
+			EightBit: params.body == "8BITMIME", RequireTLS: params.tls, Size: max(params.size, 0)}}
 	if r := c.sender(); r.code != 0 {
 		c.reset()
 		return r

@@ -3,6 +3,7 @@ package smtpd
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -137,8 +138,12 @@ func (c *conn) judged(stage string, v mail.Verdict) reply {
 	default:
 		r = deferral(v)
 	}
-	if v.Why != "" && (r.code != 0 || v.Action != mail.ActionPass) {
-		c.log.Info("policy", "stage", stage, "why", printable(v.Why, 400), "answer", r.code, "status", r.status)
+	if v.Why != "" && v.Action != mail.ActionPass {
+		level := slog.LevelInfo
+		if stage == "recipient" {
+			level = slog.LevelDebug // guessers would fill the log; policy counts them
+		}
+		c.log.Log(c.ctx, level, "policy", "stage", stage, "why", printable(v.Why, 400), "answer", r.code, "status", r.status)
 	}
 	return r
 }
