@@ -36,6 +36,7 @@ type body struct {
 	buf  []byte // headroom, then the message
 	held int64  // bytes taken from mem
 	max  int64  // message bytes allowed
+	hint int64  // message bytes announced, with some to spare
 
 	size   int64 // message bytes seen, also those not kept
 	failed reply // why no more is kept; code 0 for none
@@ -43,8 +44,8 @@ type body struct {
 
 // newBody makes room for a message of about hint bytes.
 func newBody(mem *budget, limit, hint int64) *body {
-	b := &body{mem: mem, max: limit}
-	b.grow(headroom + min(limit, max(firstBody, min(hint+512, largestHint))))
+	b := &body{mem: mem, max: limit, hint: hint + 512}
+	b.grow(headroom + min(limit, max(firstBody, min(b.hint, largestHint))))
 	if b.failed.code == 0 {
 		b.buf = b.buf[:headroom]
 	}
@@ -62,7 +63,11 @@ func (b *body) add(p []byte) {
 		return
 	}
 	if need := int64(len(b.buf) + len(p)); need > int64(cap(b.buf)) {
-		b.grow(min(headroom+b.max, max(need, 2*int64(cap(b.buf)))))
+		size := min(headroom+b.max, max(need, 2*int64(cap(b.buf))))
+		if told := headroom + b.hint; told >= need { // nothing left over for the queue to hold
+			size = min(size, told)
+		}
+		b.grow(size)
 		if b.failed.code != 0 {
 			return
 		}
