@@ -58,6 +58,7 @@ func (c *conn) logIn(login, password string) reply {
 	switch {
 	case err == nil:
 		c.account = &account
+		c.reset() // the peer is known now
 		c.srv.metrics.logins.WithLabelValues("ok").Inc()
 		return reply{code: 235, status: "2.7.0", text: "Welcome"}
 	case kind.Is(err, kind.Busy), kind.Is(err, kind.Internal):
@@ -67,6 +68,7 @@ func (c *conn) logIn(login, password string) reply {
 		return reply{code: 454, status: "4.7.0", text: "Cannot check passwords now, try again later"}
 	}
 	c.authFailures++
+	c.failed(failedPassword)
 	c.srv.metrics.logins.WithLabelValues("refused").Inc()
 	c.log.Info("login refused", "login", printable(login, 100), "err", err)
 	return authFailed
@@ -90,6 +92,7 @@ func (c *conn) plain(initial string, has bool) (login, password string, r reply)
 	}
 	if len(parts[0]) > 0 && !bytes.EqualFold(parts[0], parts[1]) {
 		c.authFailures++
+		c.failed(failedPassword)
 		return "", "", authFailed
 	}
 	return string(parts[1]), string(parts[2]), reply{}

@@ -25,10 +25,14 @@ func dial(t testing.TB, addr string) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(20 * time.Second))
-	c := &client{t: t, nc: nc, r: bufio.NewReader(nc)}
+	c := newClient(t, nc)
 	c.hear("220")
 	return c
+}
+
+func newClient(t testing.TB, nc net.Conn) *client {
+	nc.SetDeadline(time.Now().Add(20 * time.Second))
+	return &client{t: t, nc: nc, r: bufio.NewReader(nc)}
 }
 
 func (c *client) write(s string) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/conf"
+	"github.com/postern-mail/postern/internal/mail"
 )
 
 // Config is what an administrator may set. The zero value of any field means
@@ -21,8 +22,8 @@ type Config struct {
 	Submission  Door `toml:"submission" doc:"Mail from users with STARTTLS, usually port 587."`
 	Submissions Door `toml:"submissions" doc:"Mail from users, TLS from the first byte, usually port 465."`
 
-	MaxMessageBytes          int64 `toml:"max_message_bytes" doc:"Largest message in bytes."`
-	MaxRecipients            int   `toml:"max_recipients" doc:"RCPT commands per message."`
+	MaxMessageBytes          int64 `toml:"max_message_bytes" doc:"Largest message in bytes, at most 100 MiB."`
+	MaxRecipients            int   `toml:"max_recipients" doc:"RCPT commands per message, 100 to 10000."`
 	MaxReceived              int   `toml:"max_received" doc:"Received lines at which a message is taken for a loop."`
 	MessageMemory            int64 `toml:"message_memory" doc:"Bytes that all messages being received may hold in memory together."`
 	MaxConnections           int   `toml:"max_connections" doc:"Connections at a time on all doors."`
@@ -39,7 +40,7 @@ type Config struct {
 	DataTimeout      conf.Duration `toml:"data_timeout" doc:"Longest silence inside a message."`
 	HandshakeTimeout conf.Duration `toml:"handshake_timeout" doc:"Time for a TLS handshake."`
 	WriteTimeout     conf.Duration `toml:"write_timeout" doc:"Time for a client to take an answer."`
-	DeliverTimeout   conf.Duration `toml:"deliver_timeout" doc:"Longest wait for the databases of the recipients, failovers included."`
+	DeliverTimeout   conf.Duration `toml:"deliver_timeout" doc:"Longest wait for the queue to keep a message on two servers, and for the judgement of its content."`
 	DrainTimeout     conf.Duration `toml:"drain_timeout" doc:"Time messages under way have to finish when the server stops."`
 	ErrorDelay       conf.Duration `toml:"error_delay" doc:"Pause before each refusal from the fourth on, against guessing."`
 	MinRate          int64         `toml:"min_rate" doc:"Bytes per second a message must reach on the whole, once data_timeout is over."`
@@ -50,6 +51,14 @@ type Door struct {
 	Listen    []string `toml:"listen" doc:"Addresses as host:port. Empty: this door is shut."`
 	ProxyFrom []string `toml:"proxy_from" doc:"Networks of load balancers. They must send the PROXY protocol version 2; nobody else may."`
 }
+
+// maxMessage is the most that max_message_bytes may be: servers hand messages
+// to each other in one piece.
+const maxMessage = 100 << 20
+
+// maxRecipients is the most that max_recipients may be: the queue takes no more
+// in one message.
+const maxRecipients = 10000
 
 // Default returns the configuration of an empty file: no door is open.
 func Default() Config {
@@ -132,12 +141,12 @@ func (c Config) Validate() error {
 	}
 	wrong(!validHelo(c.Hostname), "hostname %q: want a host name of at most 255 characters", c.Hostname)
 	if c.Postmaster != "" {
-		_, err := mailboxOf(c.Postmaster)
+		_, err := mail.ParseAddress(c.Postmaster)
 		wrong(err != nil, "postmaster %q: want an address", c.Postmaster)
 	}
-	wrong(c.MaxMessageBytes < 64<<10 || c.MaxMessageBytes > 2<<30, "max_message_bytes %d: want 65536 to 2147483648", c.MaxMessageBytes)
+	wrong(c.MaxMessageBytes < 64<<10 || c.MaxMessageBytes > maxMessage, "max_message_bytes %d: want 65536 to %d", c.MaxMessageBytes, maxMessage)
 	wrong(c.MessageMemory < c.MaxMessageBytes, "message_memory %d: want at least max_message_bytes (%d)", c.MessageMemory, c.MaxMessageBytes)
-	wrong(c.MaxRecipients < 100, "max_recipients %d: want at least 100 (RFC 5321 section 4.5.3.1.8)", c.MaxRecipients)
+	wrong(c.MaxRecipients < 100 || c.MaxRecipients > maxRecipients, "max_recipients %d: want 100 (RFC 5321 section 4.5.3.1.8) to %d", c.MaxRecipients, maxRecipients)
 	for _, n := range []struct {
 		key string
 		v   int

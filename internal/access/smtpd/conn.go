@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/postern-mail/postern/internal/directory"
+	"github.com/postern-mail/postern/internal/mail"
 )
 
 // conn is one connection. All fields but those under mu belong to the
@@ -35,6 +36,12 @@ type conn struct {
 	esmtp   bool // EHLO, not HELO
 	account *directory.Account
 	tx      *transaction
+
+	peer    mail.Peer     // what policy knows of the client
+	fate    fate          // of all messages of this connection
+	shut    bool          // refused in the greeting: only QUIT is heard
+	over    bool          // policy wants the connection to end behind the next answer
+	delayed time.Duration // spent on delays by policy
 
 	errors, refused, idle, authFailures int
 
@@ -61,7 +68,9 @@ var verbs = map[string]func(*conn, string) reply{
 // serve talks until the client or we have had enough.
 func (c *conn) serve() {
 	defer c.close()
-	c.reply(reply{code: 220, text: c.srv.cfg.Hostname + " ESMTP"})
+	if !c.greeting() {
+		return
+	}
 	for {
 		line, err := c.readLine()
 		if err != nil {
@@ -120,8 +129,9 @@ func (c *conn) hangUp(err error) {
 // answer sends r, keeps the counts and reports whether to go on.
 func (c *conn) answer(r reply) bool {
 	if r.code == 0 {
-		return !r.close
+		return !r.close && !c.over
 	}
+	r.close = r.close || c.over
 	if r.bad() {
 		c.srv.metrics.replies.WithLabelValues(c.door.name, r.class()).Inc()
 		c.pause()
@@ -172,17 +182,21 @@ func (c *conn) pause() {
 func (c *conn) command(line []byte) reply {
 	text, bad := commandText(line)
 	if bad.code != 0 {
-		c.errors++
+		c.wrong()
 		return bad
 	}
 	verb, arg, _ := strings.Cut(text, " ")
 	verb = strings.ToUpper(verb)
+	if c.shut && verb != "QUIT" {
+		c.errors++
+		return badSequence("Nothing is taken from you")
+	}
 	f := verbs[verb]
 	if f == nil {
 		if foreign(verb, text) {
 			return reply{code: 500, status: "5.5.2", text: "This is SMTP"}.closing()
 		}
-		c.errors++
+		c.wrong()
 		return reply{code: 500, status: "5.5.2", text: "Command not known"}
 	}
 	if verb != "RCPT" && verb != "BDAT" {
@@ -190,9 +204,15 @@ func (c *conn) command(line []byte) reply {
 	}
 	r := f(c, strings.Trim(arg, " "))
 	if r.code == 500 || r.code == 501 || r.code == 502 || r.code == 503 || r.code == 555 {
-		c.errors++
+		c.wrong()
 	}
 	return r
+}
+
+// wrong counts a wrong command.
+func (c *conn) wrong() {
+	c.errors++
+	c.failed(failedCommand)
 }
 
 // commandText checks the bytes of a command line and takes its end off. Bare
@@ -258,7 +278,11 @@ func (c *conn) more() error {
 
 // beginWait lets drain end the waiting.
 func (c *conn) beginWait() error {
-	return c.beginWaitFor(c.srv.cfg.CommandTimeout.Std())
+	limit := c.srv.cfg.CommandTimeout.Std()
+	if c.shut {
+		limit = min(limit, shutTimeout)
+	}
+	return c.beginWaitFor(limit)
 }
 
 func (c *conn) beginWaitFor(d time.Duration) error {
@@ -313,10 +337,15 @@ func (c *conn) flush() error {
 	return err
 }
 
-// reset forgets the transaction.
+// reset forgets the transaction, and with it the connector that its sender
+// was proven by.
 func (c *conn) reset() {
 	if c.tx != nil && c.tx.body != nil {
 		c.tx.body.release()
 	}
 	c.tx = nil
+	c.peer.Connector, c.peer.Organization = "", ""
+	if c.account != nil {
+		c.peer.Account, c.peer.Organization = accountKey(*c.account), c.account.Organization
+	}
 }

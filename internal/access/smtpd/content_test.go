@@ -109,6 +109,15 @@ func TestBodyWithinItsBudget(t *testing.T) {
 		t.Fatal(b.failed, mem.used.Load())
 	}
 	b.release()
+	// What was announced truly leaves nothing over.
+	b = newBody(&mem, 900<<10, 500<<10)
+	for range 500 {
+		b.add(bytes.Repeat([]byte("x"), 1<<10))
+	}
+	if spare := cap(b.buf) - len(b.buf); b.failed.code != 0 || spare > 512 {
+		t.Fatal(b.failed, spare)
+	}
+	b.release()
 	small := budget{max: 20 << 10}
 	if b := newBody(&small, 1<<20, -1); b.failed.code != 0 {
 		t.Fatal(b.failed)

@@ -17,7 +17,7 @@ func (c *conn) data(arg string) reply {
 		return badSequence("Give the sender first")
 	case c.tx.chunks:
 		return badSequence("BDAT has begun")
-	case len(c.tx.rcpts) == 0:
+	case c.tx.named == 0:
 		return reply{code: 554, status: "5.5.1", text: "No valid recipients"}
 	}
 	c.reply(reply{code: 354, text: "End with CRLF.CRLF"})
@@ -33,7 +33,7 @@ func (c *conn) data(arg string) reply {
 func (c *conn) begin() {
 	c.in.widen(&c.srv.blocks)
 	if c.tx.body == nil {
-		c.tx.body = newBody(&c.srv.memory, c.srv.cfg.MaxMessageBytes, c.tx.params.size)
+		c.tx.body = newBody(&c.srv.memory, c.srv.cfg.MaxMessageBytes, c.tx.envelope.Size)
 		c.tx.started = time.Now()
 	}
 }
@@ -113,7 +113,7 @@ func (c *conn) bdat(arg string) reply {
 	if size == 0 && !last {
 		c.idle++ // chunks of nothing bring no message nearer
 	}
-	if c.tx == nil || len(c.tx.rcpts) == 0 {
+	if c.tx == nil || c.tx.named == 0 {
 		return c.refuseChunk(size, last, badSequence("Give sender and recipients first"))
 	}
 	if c.tx.failed.code != 0 {

@@ -22,7 +22,7 @@ import (
 //	S: text        the next line must be text; * stands for anything
 //	tls            make a TLS handshake
 //	closed         the server must close now
-//	kept NAME N    the mailbox must hold N messages
+//	kept NAME N    the mailbox (or address elsewhere) must hold N messages
 //	has NAME text  the last message in the mailbox contains text (Go string)
 //	lacks NAME text
 //
@@ -99,12 +99,12 @@ func (d *dialogue) step(line string) {
 		d.nc = nil
 	case "kept":
 		name, n, _ := strings.Cut(rest, " ")
-		if got := len(d.w.store.mailbox(name)); strconv.Itoa(got) != n {
+		if got := len(d.w.queue.mailbox(name)); strconv.Itoa(got) != n {
 			d.fail("has %d", got)
 		}
 	case "has", "lacks":
 		name, text, _ := strings.Cut(rest, " ")
-		all := d.w.store.mailbox(name)
+		all := d.w.queue.mailbox(name)
 		if len(all) == 0 {
 			d.fail("mailbox is empty")
 		}

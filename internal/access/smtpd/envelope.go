@@ -1,40 +1,27 @@
 package smtpd
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"time"
 
-	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
-	"github.com/postern-mail/postern/internal/org"
 )
 
 // transaction is one message from MAIL to its answer.
 type transaction struct {
-	trace   string
-	started time.Time
-	from    path
-	params  mailParams
-	rcpts   []recipient
-	targets []mail.Recipient
-	known   map[org.MailboxID]bool // mailboxes in targets
+	trace    mail.TraceID
+	started  time.Time
+	envelope mail.Envelope
+	named    int             // recipients accepted, also those named twice or dropped by policy
+	known    map[string]bool // recipients accepted
+	fate     fate
 
 	body    *body
 	content reader
 	chunks  bool  // BDAT has begun
 	failed  reply // a chunk was refused; all until the last get this answer
 }
-
-// recipient is a RCPT that was accepted.
-type recipient struct {
-	address string
-	params  rcptParams
-}
-
-// maxTargets bounds what groups may expand to in one message.
-const maxTargets = 20000
 
 // mail begins a transaction (RFC 5321 section 4.1.1.2).
 func (c *conn) mail(arg string) reply {
@@ -63,7 +50,14 @@ func (c *conn) mail(arg string) reply {
 	if r := c.checkSender(from, params); r.code != 0 {
 		return r
 	}
-	c.tx = &transaction{trace: mail.NewTraceID(time.Now()).String(), started: time.Now(), from: from, params: params, known: map[org.MailboxID]bool{}}
+	now := time.Now()
+	c.tx = &transaction{trace: mail.NewTraceID(now), started: now, known: map[string]bool{}, fate: c.fate,
+		envelope: mail.Envelope{From: from.raw, Ret: params.ret, EnvID: params.envid, UTF8: params.utf8,
+			EightBit: params.body == "8BITMIME", RequireTLS: params.tls, Size: max(params.size, 0)}}
+	if r := c.sender(); r.code != 0 {
+		c.reset()
+		return r
+	}
 	return reply{code: 250, status: "2.1.0", text: "Sender noted"}
 }
 
@@ -78,6 +72,8 @@ func (c *conn) checkSender(from path, params mailParams) reply {
 		return reply{code: 553, status: "5.1.7", text: "Sender needs a domain"}
 	case from.utf8 && !params.utf8:
 		return reply{code: 553, status: "5.6.7", text: "Address needs SMTPUTF8"}
+	case params.tls && c.tls == nil:
+		return reply{code: 530, status: "5.7.10", text: "REQUIRETLS needs TLS"}
 	}
 	if c.account == nil {
 		return reply{}
@@ -93,7 +89,7 @@ func (c *conn) checkSender(from path, params mailParams) reply {
 
 // maySend checks that the account may use an address as its own.
 func (c *conn) maySend(address string) reply {
-	a, err := mailboxOf(address)
+	a, err := mail.ParseAddress(address)
 	if err != nil {
 		return reply{code: 553, status: "5.1.7", text: "Sender is not a valid address"}
 	}
@@ -103,7 +99,7 @@ func (c *conn) maySend(address string) reply {
 	return reply{}
 }
 
-// rcpt adds a recipient after looking it up (RFC 5321 section 4.1.1.3).
+// rcpt adds a recipient that policy lets pass (RFC 5321 section 4.1.1.3).
 func (c *conn) rcpt(arg string) reply {
 	switch {
 	case c.tx == nil:
@@ -123,7 +119,7 @@ func (c *conn) rcpt(arg string) reply {
 	if err != nil {
 		return paramReply(err)
 	}
-	if len(c.tx.rcpts) >= c.srv.cfg.MaxRecipients {
+	if c.tx.named >= c.srv.cfg.MaxRecipients {
 		c.refused++
 		return reply{code: 452, status: "4.5.3", text: "Too many recipients, send the rest in another message"}
 	}
@@ -145,80 +141,30 @@ func (c *conn) addRecipient(to path, params rcptParams) reply {
 	case to.domain == "" && c.srv.cfg.Postmaster == "":
 		return reply{code: 550, status: "5.1.1", text: "No such mailbox here"}
 	case to.route, to.literal:
-		return c.noRelay()
-	case to.utf8 && !c.tx.params.utf8:
+		return reply{code: 550, status: "5.7.1", text: "Relaying is not allowed"}
+	case to.utf8 && !c.tx.envelope.UTF8:
 		return reply{code: 553, status: "5.6.7", text: "Address needs SMTPUTF8"}
 	}
-	address, err := mailboxOf(to.raw)
+	address, err := mail.ParseAddress(to.raw)
 	if err != nil {
 		return reply{code: 553, status: "5.1.3", text: "Address is not valid"}
-	}
-	if !c.srv.deps.Directory.Hosted(address.Domain) {
-		return c.noRelay()
 	}
 	if c.account != nil && !c.srv.rates.recipient(accountKey(*c.account)) {
 		return reply{code: 450, status: "4.7.1", text: "This account sends to too many, try again later"}
 	}
-	return c.resolve(address, recipient{to.raw, params})
-}
-
-// noRelay refuses what is not ours. Users get told what the server cannot do.
-func (c *conn) noRelay() reply {
-	if c.account != nil {
-		return reply{code: 550, status: "5.7.1", text: "This server does not send to other domains"}
+	rcpt := mail.EnvelopeRecipient{Address: to.raw, Notify: params.notify, ORcpt: params.orcpt}
+	r, keep := c.recipient(rcpt)
+	if r.code != 0 {
+		return r
 	}
-	return reply{code: 550, status: "5.7.1", text: "Relaying is not allowed"}
-}
-
-// resolve adds the mailboxes behind an address.
-func (c *conn) resolve(a mail.Address, rcpt recipient) reply {
-	ctx, cancel := c.lookup()
-	defer cancel()
-	res, err := c.srv.deps.Directory.Resolve(ctx, a)
-	if err != nil {
-		if k := kind.Of(err); k == kind.Internal || k == kind.Busy || k == kind.Corrupt {
-			c.log.Warn("recipient cannot be looked up", "err", err)
-		}
-		if kind.Is(err, kind.Elsewhere) { // the domain has just left
-			return c.noRelay()
-		}
-		return forRecipient(err)
+	// Named twice is delivered once. Whether the local part has a case is for
+	// its domain to say, so addresses are compared as they were written.
+	if key := address.String(); keep && !c.tx.known[key] {
+		c.tx.known[key] = true
+		c.tx.envelope.Recipients = append(c.tx.envelope.Recipients, rcpt)
 	}
-	if len(c.tx.targets)+len(res.Mailboxes) > maxTargets {
-		return reply{code: 452, status: "4.5.3", text: "Too many recipients, send the rest in another message"}
-	}
-	if len(res.Mailboxes) == 1 && c.isFull(ctx, res.Mailboxes[0].Mailbox) {
-		return forRefusal(kind.Full)
-	}
-	for _, t := range res.Mailboxes {
-		if !c.tx.known[t.Mailbox.ID] { // promise: named twice, delivered once
-			c.tx.known[t.Mailbox.ID] = true
-			c.tx.targets = append(c.tx.targets, mail.Recipient{Mailbox: t.Mailbox})
-		}
-	}
-	c.tx.rcpts = append(c.tx.rcpts, rcpt)
+	c.tx.named++
 	return reply{code: 250, status: "2.1.5", text: "Recipient is known"}
-}
-
-// isFull asks the store about a mailbox that was full a while ago.
-func (c *conn) isFull(ctx context.Context, at org.MailboxRef) bool {
-	if !c.srv.full.has(at.ID) {
-		return false
-	}
-	u, err := c.srv.deps.Store.Usage(ctx, at)
-	size := max(c.tx.params.size, 1)
-	if err == nil && (u.QuotaBytes > 0 && u.Bytes+size > u.QuotaBytes || u.QuotaMessages > 0 && u.Messages >= u.QuotaMessages) {
-		return true
-	}
-	c.srv.full.forget(at.ID) // the delivery itself will tell
-	return false
-}
-
-// lookupTimeout bounds a question inside the dialogue.
-const lookupTimeout = 20 * time.Second
-
-func (c *conn) lookup() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.ctx, lookupTimeout)
 }
 
 // paramReply tells unknown parameters (555) from wrong ones (501).

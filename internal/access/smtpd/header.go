@@ -119,11 +119,36 @@ func look(msg []byte, hostname string) survey {
 	return s
 }
 
-// inOurName reports whether the authserv-id (RFC 8601 section 2.2) is ours.
+// inOurName reports whether the authserv-id (RFC 8601 section 2.2) is ours. It
+// is read as generously as any reader might, so that none is fooled: comments
+// in front of it and any blanks behind it are skipped.
 func inOurName(value, hostname string) bool {
-	id, _, _ := strings.Cut(value, ";")
-	id, _, _ = strings.Cut(strings.TrimSpace(id), " ")
-	return strings.EqualFold(strings.Trim(id, `"`), hostname)
+	s := skipComments(value)
+	if id, _, err := parseQuoted(strings.TrimPrefix(s, `"`)); strings.HasPrefix(s, `"`) && err == nil {
+		return strings.EqualFold(id, hostname)
+	}
+	if i := strings.IndexAny(s, " \t;("); i >= 0 {
+		s = s[:i]
+	}
+	return strings.EqualFold(s, hostname)
+}
+
+// skipComments skips blanks and comments (CFWS of RFC 5322 section 3.2.2).
+func skipComments(s string) string {
+	depth := 0
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '(':
+			depth++
+		case depth > 0 && c == ')':
+			depth--
+		case depth > 0 && c == '\\':
+			i++
+		case depth == 0 && c != ' ' && c != '\t':
+			return s[i:]
+		}
+	}
+	return ""
 }
 
 // remove takes spans (in order, not overlapping) out of buf[from:] by moving

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,9 @@ func (c *conn) ehlo(arg string) reply {
 		fmt.Sprintf("LIMITS RCPTMAX=%d", c.srv.cfg.MaxRecipients)} // RFC 9422
 	if c.tls == nil && c.srv.tls != nil {
 		lines = append(lines, "STARTTLS")
+	}
+	if c.tls != nil {
+		lines = append(lines, "REQUIRETLS") // RFC 8689: announced under TLS only
 	}
 	if c.tls != nil && c.door.users {
 		lines = append(lines, "AUTH PLAIN LOGIN")
@@ -42,8 +46,12 @@ func (c *conn) greet(arg string, extended bool) reply {
 		return badSyntax("Say which host you are: a domain or an address literal")
 	}
 	c.reset() // RFC 5321 section 4.1.4
-	c.helo, c.esmtp = arg, extended
-	return reply{}
+	c.helo, c.esmtp, c.peer.Helo = arg, extended, arg
+	r := c.hello()
+	if r.code != 0 {
+		c.helo, c.esmtp, c.peer.Helo = "", false, ""
+	}
+	return r
 }
 
 func (c *conn) noop(string) reply { return ok("Fine") }
@@ -101,13 +109,13 @@ func (c *conn) startTLS(arg string) reply {
 	}
 	// RFC 3207 section 4.2: all knowledge from before is discarded.
 	c.reset()
-	c.helo, c.esmtp = "", false
+	c.helo, c.esmtp, c.peer.Helo = "", false, ""
 	return silent
 }
 
 // handshake turns the connection into TLS.
 func (c *conn) handshake() error {
-	t := tls.Server(c.raw, c.srv.tls)
+	t := tls.Server(c.raw, c.door.tls)
 	limit := c.srv.cfg.HandshakeTimeout.Std()
 	if err := c.beginWaitFor(limit); err != nil {
 		return err
@@ -128,11 +136,38 @@ func (c *conn) handshake() error {
 	}
 	c.srv.metrics.handshakes.WithLabelValues(c.door.name, "ok").Inc()
 	state := t.ConnectionState()
-	// The state holds the certificates of both sides; only these are needed.
-	c.tls = &tls.ConnectionState{Version: state.Version, CipherSuite: state.CipherSuite, ServerName: state.ServerName}
+	c.tls = &tls.ConnectionState{Version: state.Version, HandshakeComplete: true, CipherSuite: state.CipherSuite,
+		ServerName: state.ServerName, PeerCertificates: state.PeerCertificates}
+	c.peer.TLS = c.tls
 	c.nc = t
 	c.in = newInput(t)
 	return nil
+}
+
+// maxClientCertificates bounds the bytes of certificates that a client shows;
+// they stay in memory as long as the connection.
+const maxClientCertificates = 32 << 10
+
+// askForCertificate is base for a door where clients may show a certificate,
+// by which a connector can be proven. Nobody has to, and any is taken: it is
+// judged where it is used.
+func askForCertificate(base *tls.Config) *tls.Config {
+	if base == nil {
+		return nil
+	}
+	t := base.Clone()
+	t.ClientAuth = tls.RequestClientCert
+	t.VerifyPeerCertificate = func(raw [][]byte, _ [][]*x509.Certificate) error {
+		n := 0
+		for _, r := range raw {
+			n += len(r)
+		}
+		if n > maxClientCertificates {
+			return fmt.Errorf("client shows %d bytes of certificates, more than %d", n, maxClientCertificates)
+		}
+		return nil
+	}
+	return t
 }
 
 // protocol is the "with" of a Received line (RFC 3848, RFC 6531).
@@ -141,7 +176,7 @@ func (c *conn) protocol() string {
 		return "SMTP"
 	}
 	var b strings.Builder
-	if c.tx != nil && c.tx.params.utf8 {
+	if c.tx != nil && c.tx.envelope.UTF8 {
 		b.WriteString("UTF8SMTP")
 	} else {
 		b.WriteString("ESMTP")

@@ -6,9 +6,6 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-
-	"github.com/postern-mail/postern/internal/mail"
-	"github.com/postern-mail/postern/internal/org"
 )
 
 // gate counts connections, in all and per network.
@@ -133,79 +130,3 @@ func limiter(n int, per time.Duration) *rate.Limiter {
 
 func (r *rates) message(account string) bool   { return r.of(account).messages.Allow() }
 func (r *rates) recipient(account string) bool { return r.of(account).recipients.Allow() }
-
-// fullBoxes remembers mailboxes that refused a message for lack of space, to
-// ask them at RCPT next time.
-type fullBoxes struct {
-	mu    sync.Mutex // guards boxes
-	boxes map[org.MailboxID]time.Time
-}
-
-const (
-	maxFullBoxes = 10000
-	fullFor      = 7 * 24 * time.Hour // longer than senders retry
-)
-
-func (f *fullBoxes) add(id org.MailboxID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.boxes == nil || len(f.boxes) >= maxFullBoxes {
-		f.boxes = map[org.MailboxID]time.Time{}
-	}
-	f.boxes[id] = time.Now()
-}
-
-func (f *fullBoxes) has(id org.MailboxID) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	at, ok := f.boxes[id]
-	return ok && time.Since(at) < fullFor
-}
-
-func (f *fullBoxes) forget(id org.MailboxID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.boxes, id)
-}
-
-// retries remembers how messages ended that are likely to be sent again: for
-// the window in which mailboxes know doubles, and in this server only.
-type retries struct {
-	mu   sync.Mutex // guards seen
-	seen map[[32]byte]retry
-}
-
-type retry struct {
-	key mail.Key
-	at  time.Time
-}
-
-const (
-	maxRetries = 10000
-	retryFor   = 48 * time.Hour // the duplicate window
-)
-
-// has gives the key that was put with id.
-func (r *retries) has(id [32]byte) (mail.Key, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	old, ok := r.seen[id]
-	return old.key, ok && time.Since(old.at) < retryFor
-}
-
-// put remembers. When there are too many, all are forgotten: that is after an
-// outage, and most have been sent again by then.
-func (r *retries) put(id [32]byte, k mail.Key) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.seen == nil || len(r.seen) >= maxRetries {
-		r.seen = map[[32]byte]retry{}
-	}
-	r.seen[id] = retry{k, time.Now()}
-}
-
-func (r *retries) forget(id [32]byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.seen, id)
-}

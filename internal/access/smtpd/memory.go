@@ -21,9 +21,9 @@ func (b *budget) take(n int64) bool {
 func (b *budget) give(n int64) { b.used.Add(-n) }
 
 const (
-	// headroom is kept free in front of a message so that trace lines are put
-	// there without copying it.
-	headroom = 1536
+	// headroom is kept free in front of a message so that trace lines and those
+	// of policy are put there without copying it.
+	headroom = 4 << 10
 	// firstBody is the room for a message at first, largestHint the most that
 	// is made ready because a client announced it.
 	firstBody   = 8 << 10
@@ -36,6 +36,7 @@ type body struct {
 	buf  []byte // headroom, then the message
 	held int64  // bytes taken from mem
 	max  int64  // message bytes allowed
+	hint int64  // message bytes announced, with some to spare
 
 	size   int64 // message bytes seen, also those not kept
 	failed reply // why no more is kept; code 0 for none
@@ -43,8 +44,8 @@ type body struct {
 
 // newBody makes room for a message of about hint bytes.
 func newBody(mem *budget, limit, hint int64) *body {
-	b := &body{mem: mem, max: limit}
-	b.grow(headroom + min(limit, max(firstBody, min(hint+512, largestHint))))
+	b := &body{mem: mem, max: limit, hint: hint + 512}
+	b.grow(headroom + min(limit, max(firstBody, min(b.hint, largestHint))))
 	if b.failed.code == 0 {
 		b.buf = b.buf[:headroom]
 	}
@@ -62,7 +63,11 @@ func (b *body) add(p []byte) {
 		return
 	}
 	if need := int64(len(b.buf) + len(p)); need > int64(cap(b.buf)) {
-		b.grow(min(headroom+b.max, max(need, 2*int64(cap(b.buf)))))
+		size := min(headroom+b.max, max(need, 2*int64(cap(b.buf))))
+		if told := headroom + b.hint; told >= need { // nothing left over for the queue to hold
+			size = min(size, told)
+		}
+		b.grow(size)
 		if b.failed.code != 0 {
 			return
 		}
@@ -91,7 +96,9 @@ func (b *body) fail(why reply) {
 	b.release()
 }
 
-// release gives the memory back. It may be called twice.
+// release gives the memory back. The buffer itself is never used again: where
+// the queue has taken it, it lives on and is counted there. It may be called
+// twice.
 func (b *body) release() {
 	b.mem.give(b.held)
 	b.held, b.buf = 0, nil

@@ -48,7 +48,7 @@ func newMetrics(r prometheus.Registerer, mem *budget) *metrics {
 		connections: vec("connections_total", "Connections by door and whether they were let in.", "door", "result"),
 		handshakes:  vec("tls_handshakes_total", "TLS handshakes by door and result.", "door", "result"),
 		logins:      vec("logins_total", "Logins by result.", "result"),
-		messages:    vec("messages_total", "Messages that reached the end of their data, by door and result.", "door", "result"),
+		messages:    vec("messages_total", "Messages whose data began, by door and result: queued, quarantined, discarded, deferred, refused, timeout, lost.", "door", "result"),
 		replies:     vec("refusals_total", "Answers of 400 and above by door and code.", "door", "code"),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "postern", Subsystem: "smtp", Name: "connections_open",
 			Help: "Connections open now, by door."}, []string{"door"}),

@@ -14,6 +14,7 @@ type mailParams struct {
 	utf8  bool   // RFC 6531
 	ret   string // RFC 3461: "FULL", "HDRS" or empty
 	envid string // RFC 3461, decoded
+	tls   bool   // RFC 8689
 }
 
 // rcptParams are the parameters of RCPT that we know (RFC 3461).
@@ -82,6 +83,11 @@ func parseMailParams(s string) (p mailParams, err error) {
 				return errors.New("SMTPUTF8 takes no value")
 			}
 			p.utf8 = true
+		case "REQUIRETLS":
+			if has {
+				return errors.New("REQUIRETLS takes no value")
+			}
+			p.tls = true
 		case "AUTH": // RFC 4954 section 5; we trust nobody's word, so it is only checked
 			if _, err := decodeXtext(value); err != nil {
 				return errors.New("AUTH is not readable")

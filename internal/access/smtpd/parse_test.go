@@ -78,7 +78,7 @@ func FuzzPath(f *testing.F) {
 		if len(p.raw) > 254 || strings.ContainsAny(p.raw, "\r\n\x00") {
 			t.Fatalf("%q", p.raw)
 		}
-		a, err := mailboxOf(p.raw)
+		a, err := mail.ParseAddress(p.raw)
 		if err != nil {
 			return
 		}
@@ -108,6 +108,8 @@ func TestParams(t *testing.T) {
 		" ENVID=a+0Ab":                       "ENVID",
 		" ENVID=a+4":                         "ENVID",
 		" ENVID=" + strings.Repeat("x", 101): "ENVID",
+		" REQUIRETLS":                        "",
+		" REQUIRETLS=1":                      "no value",
 		" X-FOO=1":                           "not known",
 		" =1":                                "not readable",
 	} {
@@ -189,7 +191,20 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+func TestInOurName(t *testing.T) {
+	for in, want := range map[string]bool{
+		"mx.test; spf=pass": true, "MX.test": true, " mx.test 1; none": true, "mx.test\t1; none": true, "mx.test;none": true,
+		`"mx.test" 1; none`: true, `"mx\.test"; none`: true, "(a (b\\)) c) mx.test (d); none": true, "mx.test(c); none": true,
+		"other.test; spf=pass": false, "mx.test.other; none": false, "x mx.test; none": false, `"mx.test; none`: false, "(mx.test; none": false, "": false, "(": false,
+	} {
+		if inOurName(in, "mx.test") != want {
+			t.Errorf("%q: want %v", in, want)
+		}
+	}
+}
+
 func FuzzHeader(f *testing.F) {
+	f.Add("Authentication-Results: (a\\(\r\n b) \"mx.test\"; none\r\n\r\n")
 	f.Add("From: a\r\n b\r\nReceived: x\r\nBcc: y\r\nReturn-Path: <>\r\n\r\nbody")
 	f.Add("From : a\r\njunk\r\n")
 	f.Fuzz(func(t *testing.T, msg string) {

@@ -1,10 +1,12 @@
 package smtpd
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mail"
 )
 
 // reply is one answer: RFC 5321 code, RFC 3463 status (empty where RFC 2034
@@ -75,48 +77,21 @@ func goodbye(code, why string) reply {
 	return reply{code: 421, status: code, text: why + ", closing", close: true}
 }
 
-// forRecipient answers RCPT for an error of the directory. Texts are ours: an
-// error may tell more than a stranger should know.
-func forRecipient(err error) reply {
+// forQueue answers the end of the data for a message that was not kept. Texts
+// are ours: an error may tell more than a stranger should know.
+func forQueue(err error) reply {
 	switch kind.Of(err) {
-	case kind.NotFound:
-		return reply{code: 550, status: "5.1.1", text: "No such mailbox here"}
+	case kind.Busy:
+		if errors.Is(err, mail.ErrNoSecondCopy) {
+			return reply{code: 451, status: "4.4.0", text: "No second server can store it now"}
+		}
+		return unavailable("Queue is busy, try again later")
+	case kind.Full:
+		return reply{code: 452, status: "4.3.1", text: "Not enough storage"}
 	case kind.Denied:
-		return reply{code: 550, status: "5.2.1", text: "Recipient is disabled"}
+		return reply{code: 450, status: "4.7.1", text: "Too much mail of this organization, try again later"}
 	case kind.Invalid:
-		return reply{code: 550, status: "5.2.4", text: "Group is too large"}
-	case kind.Full:
-		return reply{code: 452, status: "4.2.2", text: "Mailbox is full"}
+		return reply{code: 552, status: "5.3.4", text: "Message is too large"}
 	}
-	return unavailable("Directory cannot answer, try again later")
-}
-
-// forDelivery answers the end of the data for an error of the store that
-// concerns the whole message.
-func forDelivery(k kind.Kind) reply {
-	switch k {
-	case kind.Invalid:
-		return reply{code: 554, status: "5.6.0", text: "Message cannot be stored"}
-	case kind.Full:
-		return reply{code: 452, status: "4.3.1", text: "Disk is full, try again later"}
-	case kind.Busy, kind.Elsewhere, kind.Conflict:
-		return unavailable("Mailbox database is not available, try again later")
-	}
-	return unavailable("Message was not stored, try again later")
-}
-
-// forRefusal answers for a mailbox that cannot take a message.
-func forRefusal(k kind.Kind) reply {
-	switch k {
-	case kind.Full:
-		return reply{code: 452, status: "4.2.2", text: "Mailbox is full"}
-	case kind.Invalid:
-		return reply{code: 554, status: "5.6.0", text: "Message cannot be stored"}
-	case kind.Denied:
-		return reply{code: 550, status: "5.2.1", text: "Recipient is disabled"}
-	}
-	// Also NotFound: the directory has just named this mailbox, so a store
-	// that does not know it is behind, or the directory is; a retry is asked
-	// again at RCPT and gets the lasting answer there.
-	return unavailable("Mailbox is not available, try again later")
+	return unavailable("Message was not kept, try again later")
 }

@@ -17,12 +17,15 @@ import (
 	"github.com/postern-mail/postern/internal/access/proxyproto"
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mail"
 )
 
-// Deps is what the doors need from others. Directory and Store must be there.
+// Deps is what the doors need from others. Directory, Queue and Guard must be
+// there.
 type Deps struct {
 	Directory Directory
-	Store     Store
+	Queue     Queue
+	Guard     Guard
 	TLS       *tls.Config // nil: no STARTTLS, and the doors for users cannot open
 	Log       *slog.Logger
 	Events    *event.Log
@@ -32,8 +35,10 @@ type Deps struct {
 // door is one of the three services.
 type door struct {
 	name     string
-	users    bool // logins are needed and offered
-	implicit bool // TLS from the first byte
+	origin   string // the name in mail.Origin: it tells who may come, not how TLS begins
+	users    bool   // logins are needed and offered
+	implicit bool   // TLS from the first byte
+	tls      *tls.Config
 	cfg      Door
 	from     []netip.Prefix // load balancers
 }
@@ -49,9 +54,6 @@ type Server struct {
 	rates   *rates
 	memory  budget
 	blocks  blocks
-	full    fullBoxes
-	unsure  retries // deliveries that failed without it being known whether they took place, with their keys
-	mixed   retries // deliveries that some mailboxes took and others refused
 	metrics *metrics
 
 	stopping chan struct{} // closed when Run begins to drain
@@ -82,9 +84,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.memory.max = cfg.MessageMemory
 	s.metrics = newMetrics(deps.Metrics, &s.memory)
 	s.doors = []*door{
-		{name: "receive", cfg: cfg.Receive},
-		{name: "submission", users: true, cfg: cfg.Submission},
-		{name: "submissions", users: true, implicit: true, cfg: cfg.Submissions},
+		{name: "receive", origin: "receive", tls: askForCertificate(s.tls), cfg: cfg.Receive},
+		{name: "submission", origin: "submission", users: true, tls: s.tls, cfg: cfg.Submission},
+		{name: "submissions", origin: "submission", users: true, implicit: true, tls: s.tls, cfg: cfg.Submissions},
 	}
 	for _, d := range s.doors {
 		if d.users && len(d.cfg.Listen) > 0 && s.tls == nil {
@@ -228,7 +230,8 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, d *door) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := &conn{srv: s, door: d, raw: nc, nc: nc, remote: remote, ctx: ctx,
-		log: s.log.With("door", d.name, "remote", remote.String())}
+		peer: mail.Peer{Remote: remote, Door: d.origin},
+		log:  s.log.With("door", d.name, "remote", remote.String())}
 	c.in = newInput(nc)
 	s.enlist(c)
 	defer s.delist(c)

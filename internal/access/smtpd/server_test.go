@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net"
 	"net/netip"
@@ -18,96 +19,37 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/conf"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mail"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// A group where one mailbox is full: the answer is temporary, the retry does
-// not double, and the full one gets its own answer at RCPT.
-func TestMixedResult(t *testing.T) {
+// What the queue says becomes one answer, which the client can act on.
+func TestQueueAnswers(t *testing.T) {
 	w := open(t, nil)
 	c := dial(t, w.addr("receive"))
 	c.say("HELO client.test", "250")
-	c.mail("Subject: x\r\n\r\nbody", "452 4.2.2", "ann@example.test", "full@example.test")
-	if len(w.store.mailbox("ann")) != 1 {
-		t.Fatal("the one with space must have it")
-	}
-	// The client repeats: ann's is known, and full is refused by itself.
-	c.say("MAIL FROM:<joe@client.test> SIZE=100", "250")
-	c.say("RCPT TO:<ann@example.test>", "250")
-	c.say("RCPT TO:<full@example.test>", "452 4.2.2")
-	c.say("DATA", "354")
-	c.write("Subject: x\r\n\r\nbody\r\n.\r\n")
-	if got := c.hear("250"); !strings.Contains(got, "already") || len(w.store.mailbox("ann")) != 1 {
-		t.Fatal("the retry has doubled:", got)
-	}
-	// With Message-ID it is one.
-	w.store.set(func(s *memStore) { s.isFull = true })
-	const msg = "Message-ID: <m@client.test>\r\n\r\nbody"
-	before := len(w.store.mailbox("ann"))
-	c.mail(msg, "452 4.2.2", "two@example.test")
-	c.mail(msg, "452 4.2.2", "two@example.test")
-	w.store.set(func(s *memStore) { s.isFull = false })
-	c.mail(msg, "250", "two@example.test")
-	if n := len(w.store.mailbox("ann")); n != before+1 {
-		t.Fatal("ann has", n-before)
-	}
-	if n := len(w.store.mailbox("full")); n != 1 {
-		t.Fatal("full has", n)
-	}
-	c.say("MAIL FROM:<joe@client.test>", "250")
-	c.say("RCPT TO:<full@example.test>", "250") // asked, and has space again
-}
-
-func TestRefusedBy(t *testing.T) {
-	for _, c := range []struct {
-		kinds []kind.Kind
-		n     int
-		want  string
+	for _, x := range []struct {
+		err  error
+		want string
 	}{
-		{[]kind.Kind{kind.Full}, 1, "452 4.2.2"},
-		{[]kind.Kind{kind.Full}, 2, "452 4.2.2"},
-		{[]kind.Kind{kind.Full, kind.Full}, 2, "452 4.2.2"},
-		{[]kind.Kind{kind.Full, kind.Busy}, 2, "451 4.3.0"},
-		{[]kind.Kind{kind.Invalid, kind.Invalid}, 2, "554 5.6.0"},
-		{[]kind.Kind{kind.Invalid}, 2, "451 4.3.0"}, // one took it: nothing lasting may be said
-		{[]kind.Kind{kind.NotFound}, 1, "451 4.3.0"},
-		{[]kind.Kind{kind.Denied}, 1, "550 5.2.1"},
+		{kind.Errorf(kind.Busy, "copy: %w", mail.ErrNoSecondCopy), "451 4.4.0 No second server can store it now"},
+		{kind.Errorf(kind.Busy, "pressure"), "451 4.3.0 Queue is busy, try again later"},
+		{context.DeadlineExceeded, "451 4.3.0 Queue is busy, try again later"},
+		{kind.Errorf(kind.Full, "disk"), "452 4.3.1 Not enough storage"},
+		{kind.Errorf(kind.Denied, "limit"), "450 4.7.1"},
+		{kind.Errorf(kind.Invalid, "size"), "552 5.3.4"},
+		{kind.Errorf(kind.Internal, "secret detail"), "451 4.3.0 Message was not kept, try again later"},
+		{nil, "250 2.0.0 Kept as "},
 	} {
-		if got, _ := refusedBy(c.kinds, c.n); !strings.HasPrefix(got.String(), c.want) {
-			t.Errorf("%v of %d: %s", c.kinds, c.n, got)
-		}
+		w.queue.fail(x.err)
+		c.mail("Subject: x\r\n\r\nbody", x.want, "ann@example.test")
 	}
-}
-
-// While nobody can answer, everything is temporary; afterwards it goes on.
-func TestBusy(t *testing.T) {
-	w := open(t, nil)
-	c := dial(t, w.addr("receive"))
-	c.say("HELO client.test", "250")
-	w.store.set(func(s *memStore) { s.busy = true })
-	c.mail("Subject: x\r\n\r\nbody", "451 4.3.0", "ann@example.test")
-	w.store.set(func(s *memStore) { s.busy = false })
-	c.mail("Subject: x\r\n\r\nbody", "250", "ann@example.test")
-	w.dir.setBusy(true)
-	c.say("MAIL FROM:<>", "250")
-	c.say("RCPT TO:<ann@example.test>", "451 4.3.0")
-}
-
-// A delivery that failed without it being known whether it took place is
-// repeated under the same key.
-func TestRetryKeepsItsKey(t *testing.T) {
-	w := open(t, nil)
-	c := dial(t, w.addr("receive"))
-	c.say("HELO client.test", "250")
-	for _, busy := range []bool{true, false, false} {
-		w.store.set(func(s *memStore) { s.busy = busy })
-		c.mail("Subject: x\r\n\r\nbody", map[bool]string{true: "451", false: "250"}[busy], "ann@example.test")
+	if n := len(w.queue.all()); n != 1 {
+		t.Fatal("kept", n)
 	}
-	c.mail("Subject: x\r\n\r\nanother", "250", "ann@example.test")
-	k := w.store.keys
-	if len(k) != 4 || k[0] != k[1] || k[1] == k[2] || k[2] == k[3] {
-		t.Fatal(k)
+	if n := w.memory.used.Load(); n != 0 {
+		t.Fatal(n, "bytes are still counted")
 	}
 }
 
@@ -125,13 +67,13 @@ func TestCutAnywhere(t *testing.T) {
 			c.nc.Close()
 		}
 	}
-	if n := len(w.store.mailbox("ann")); n != 0 {
+	if n := len(w.queue.mailbox("ann")); n != 0 {
 		t.Fatal(n, "messages came from half dialogues")
 	}
 	c := dial(t, w.addr("receive"))
 	c.write(talk)
 	c.say("QUIT", "250")
-	eventually(t, "message", func() bool { return len(w.store.mailbox("ann")) == 1 })
+	eventually(t, "message", func() bool { return len(w.queue.mailbox("ann")) == 1 })
 }
 
 // The same dialogue in single bytes.
@@ -145,7 +87,7 @@ func TestByteByByte(t *testing.T) {
 	for _, want := range []string{"250", "250", "250", "354", "250"} {
 		c.hear(want)
 	}
-	if got := w.store.mailbox("ann")[0]; !strings.HasSuffix(got, "\r\n.x\r\n.\r\n") {
+	if got := w.queue.mailbox("ann")[0]; !strings.HasSuffix(got, "\r\n.x\r\n.\r\n") {
 		t.Fatalf("%q", got)
 	}
 }
@@ -182,7 +124,7 @@ func TestAnotherClient(t *testing.T) {
 	if err := c.Quit(); err != nil {
 		t.Fatal(err)
 	}
-	got := w.store.mailbox("bob")[0]
+	got := w.queue.mailbox("bob")[0]
 	if !strings.HasSuffix(got, body) || !strings.Contains(got, " with UTF8SMTPSA id ") {
 		t.Fatalf("%d bytes: %s", len(got), got[:min(len(got), 600)])
 	}
@@ -290,7 +232,7 @@ func TestSlowClients(t *testing.T) {
 	drip.hear("421 4.4.2")
 	tlsSilent.closed()
 	data.hear("421 4.4.2")
-	if n := len(w.store.mailbox("ann")); n != 0 {
+	if n := len(w.queue.mailbox("ann")); n != 0 {
 		t.Fatal("half a message was kept")
 	}
 }
@@ -299,7 +241,7 @@ func TestSlowClients(t *testing.T) {
 // finished.
 func TestDrain(t *testing.T) {
 	w := open(t, nil)
-	w.store.block, w.store.arrived = make(chan struct{}), make(chan struct{}, 1)
+	w.queue.block, w.queue.arrived = make(chan struct{}), make(chan struct{}, 1)
 	idle, busy := dial(t, w.addr("receive")), dial(t, w.addr("receive"))
 	handshaking, err := net.Dial("tcp", w.addr("submissions"))
 	if err != nil {
@@ -307,7 +249,7 @@ func TestDrain(t *testing.T) {
 	}
 	defer handshaking.Close()
 	busy.write("HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<ann@example.test>\r\nDATA\r\n.\r\n")
-	<-w.store.arrived
+	<-w.queue.arrived
 	stopped := make(chan struct{})
 	go func() {
 		w.stop()
@@ -318,7 +260,7 @@ func TestDrain(t *testing.T) {
 	if _, err := net.Dial("tcp", w.addr("receive")); err == nil {
 		t.Error("still listening")
 	}
-	close(w.store.block)
+	close(w.queue.block)
 	for _, want := range []string{"250", "250", "250", "354", "250", "421 4.3.2"} {
 		busy.hear(want)
 	}
@@ -329,10 +271,10 @@ func TestDrain(t *testing.T) {
 // not confirmed.
 func TestDrainByForce(t *testing.T) {
 	w := open(t, func(c *Config) { c.DrainTimeout = conf.Duration(50 * time.Millisecond) })
-	w.store.block, w.store.arrived = make(chan struct{}), make(chan struct{}, 1)
+	w.queue.block, w.queue.arrived = make(chan struct{}), make(chan struct{}, 1)
 	c := dial(t, w.addr("receive"))
 	c.write("HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<ann@example.test>\r\nDATA\r\n.\r\n")
-	<-w.store.arrived
+	<-w.queue.arrived
 	w.stop()
 	b, _ := io.ReadAll(c.r)
 	if bytes.Contains(b, []byte("Kept as")) {
@@ -357,7 +299,7 @@ func TestProxyProtocol(t *testing.T) {
 	}
 	io.WriteString(nc, "HELO c\r\nMAIL FROM:<>\r\nRCPT TO:<ann@example.test>\r\nDATA\r\n.\r\nQUIT\r\n")
 	io.Copy(io.Discard, nc)
-	if got := w.store.mailbox("ann"); len(got) != 1 || !strings.Contains(got[0], "from c ([192.0.2.7])") {
+	if got := w.queue.mailbox("ann"); len(got) != 1 || !strings.Contains(got[0], "from c ([192.0.2.7])") {
 		t.Fatalf("%q", got)
 	}
 	for _, bad := range []func(io.Writer){
@@ -443,9 +385,10 @@ func TestValidate(t *testing.T) {
 	}{
 		{func(c *Config) { c.Hostname = "a b" }, "hostname"},
 		{func(c *Config) { c.Postmaster = "x" }, "postmaster"},
-		{func(c *Config) { c.MaxRecipients = 99 }, "at least 100"},
+		{func(c *Config) { c.MaxRecipients = 99 }, "want 100"},
 		{func(c *Config) { c.MessageMemory = 1 << 20 }, "max_message_bytes"},
 		{func(c *Config) { c.MaxMessageBytes = 1 }, "max_message_bytes 1"},
+		{func(c *Config) { c.MaxMessageBytes = 100<<20 + 1 }, "to 104857600"},
 		{func(c *Config) { c.Receive.Listen = []string{"25"} }, "for example :25"},
 		{func(c *Config) { c.Submission.ProxyFrom = []string{"lb1"} }, "want a network"},
 		{func(c *Config) { c.DataTimeout = -1 }, "data_timeout"},

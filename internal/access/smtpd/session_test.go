@@ -56,8 +56,8 @@ func FuzzSession(f *testing.F) {
 	cert := testTLS(f)
 	f.Fuzz(func(t *testing.T, in []byte, step uint8) {
 		events := event.NewLog(slog.New(slog.DiscardHandler))
-		store := newStore()
-		s, err := New(cfg, Deps{Directory: newDirectory(), Store: store, TLS: cert, Events: events})
+		queue := &memQueue{}
+		s, err := New(cfg, Deps{Directory: memDirectory{}, Queue: queue, Guard: &memGuard{}, TLS: cert, Events: events})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func FuzzSession(f *testing.F) {
 				t.Fatal(e.Sentence)
 			}
 		}
-		for _, m := range store.mailbox("ann") {
+		for _, m := range queue.mailbox("ann") {
 			if _, flaws, _, _ := model(m, false); flaws != 0 {
 				t.Fatalf("stored with flaws: %q", m)
 			}

@@ -2,6 +2,7 @@ package smtpd
 
 import (
 	"net/mail"
+	"slices"
 	"time"
 )
 
@@ -20,7 +21,7 @@ func (c *conn) judgeSubmitted(s survey) reply {
 	case len(s.sender) > 1:
 		return reply{code: 550, status: "5.6.0", text: "Message has more than one Sender"}
 	}
-	for _, value := range append(s.from, s.sender...) {
+	for _, value := range slices.Concat(s.from, s.sender) {
 		if r := c.judgeAuthors(value); r.code != 0 {
 			return r
 		}
@@ -48,7 +49,7 @@ func (c *conn) judgeAuthors(value string) reply {
 // complete adds what RFC 6409 section 8 lets a submission server add.
 func (c *conn) complete(b []byte, s survey, now time.Time) []byte {
 	if !s.messageID {
-		b = append(b, "Message-ID: <"+c.tx.trace+"@"+c.srv.cfg.Hostname+">\r\n"...)
+		b = append(b, "Message-ID: <"+c.tx.trace.String()+"@"+c.srv.cfg.Hostname+">\r\n"...)
 	}
 	if !s.date {
 		b = append(b, "Date: "...)

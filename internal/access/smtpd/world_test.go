@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"math/big"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,164 +24,203 @@ import (
 	"github.com/postern-mail/postern/internal/org"
 )
 
-// memDirectory is a directory that works, in memory: one organization that
-// hosts example.test.
-type memDirectory struct {
-	mu    sync.Mutex // guards busy
-	busy  bool
-	boxes map[string][]string // address -> mailboxes
-}
+// memDirectory is a directory that works, in memory: the accounts of
+// example.test, whose passwords are easy.
+type memDirectory struct{}
 
-func newDirectory() *memDirectory {
-	return &memDirectory{boxes: map[string][]string{
-		"ann@example.test": {"ann"}, "bob@example.test": {"bob"}, "alias@example.test": {"ann"},
-		"all@example.test": {"ann", "bob"}, "öl@example.test": {"oil"},
-		"postmaster@example.test": {"ann"}, "full@example.test": {"full"}, "two@example.test": {"ann", "full"},
-	}}
-}
-
-func (d *memDirectory) Authenticate(_ context.Context, login, password, _ string, _ netip.Addr) (directory.Account, error) {
-	if d.isBusy() {
+func (memDirectory) Authenticate(_ context.Context, login, password, _ string, _ netip.Addr) (directory.Account, error) {
+	name, ok := strings.CutSuffix(login, "@example.test")
+	if name == "busy" {
 		return directory.Account{}, kind.Errorf(kind.Busy, "directory is busy")
 	}
-	name, ok := strings.CutSuffix(login, "@example.test")
 	if !ok || password != "secret-"+name {
 		return directory.Account{}, kind.Errorf(kind.Denied, "wrong name or password")
 	}
-	return directory.Account{Organization: "o1", ID: boxOf(name).ID, Login: mail.Address{Local: name, Domain: "example.test"}, Mailbox: boxOf(name)}, nil
+	h := sha256.Sum256([]byte(name))
+	return directory.Account{Organization: "o1", ID: org.MailboxID(h[:16]), Name: login, Login: mail.Address{Local: name, Domain: "example.test"}}, nil
 }
 
-func (d *memDirectory) isBusy() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.busy
-}
-
-func (d *memDirectory) setBusy(v bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.busy = v
-}
-
-func (d *memDirectory) Resolve(_ context.Context, a mail.Address) (directory.Resolution, error) {
-	if d.isBusy() {
-		return directory.Resolution{}, kind.Errorf(kind.Busy, "directory is busy")
-	}
-	if a.Key() == "disabled@example.test" {
-		return directory.Resolution{}, kind.Errorf(kind.Denied, "disabled")
-	}
-	names, ok := d.boxes[a.Key()]
-	if !ok {
-		return directory.Resolution{}, kind.Errorf(kind.NotFound, "no such recipient")
-	}
-	var r directory.Resolution
-	for _, n := range names {
-		r.Mailboxes = append(r.Mailboxes, directory.Target{Mailbox: boxOf(n), Address: a})
-	}
-	return r, nil
-}
-
-func (d *memDirectory) Hosted(domain string) bool { return domain == "example.test" }
-
-func (d *memDirectory) MaySendAs(acc directory.Account, a mail.Address) bool {
+func (memDirectory) MaySendAs(acc directory.Account, a mail.Address) bool {
 	return a.Key() == acc.Login.Key() || acc.Login.Local == "ann" && a.Key() == "alias@example.test"
 }
 
-func boxOf(name string) org.MailboxRef {
-	h := sha256.Sum256([]byte(name))
-	return org.MailboxRef{ID: org.MailboxID(h[:16]), Database: "DB01"}
+// memGuard is a policy that works: it hosts example.test, lets accounts and the
+// proven connector "c1" relay, and obeys the rules of a test first.
+type memGuard struct {
+	mu      sync.Mutex              // guards all below
+	rules   map[string]mail.Verdict // stage and what it is about -> verdict
+	prove   string                  // envelope sender that proves connector c1
+	reverse string                  // name of every client
+	failed  []string
+	peers   []mail.Peer // as Content saw them
+	bodies  [][]byte    // as Content saw them
 }
 
-// memStore is a store that works, in memory, with duplicate detection and a
-// quota: the mailbox "full" takes nothing while isFull.
-type memStore struct {
-	mu       sync.Mutex // guards all below
-	boxes    map[org.MailboxID][]mail.Delivery
-	seen     map[string]bool
-	isFull   bool
-	busy     bool
-	block    chan struct{} // deliveries wait for it where set
-	arrived  chan struct{} // told of each delivery where set
-	keys     []mail.Key    // of all calls
-	askUsage int
-}
-
-func newStore() *memStore {
-	return &memStore{boxes: map[org.MailboxID][]mail.Delivery{}, seen: map[string]bool{}, isFull: true}
-}
-
-func (s *memStore) Deliver(ctx context.Context, d mail.Delivery) ([]mail.Delivered, error) {
-	if s.arrived != nil {
-		s.arrived <- struct{}{}
+// addresses are the mailboxes behind the addresses of example.test.
+func addresses(address string) []string {
+	switch address {
+	case "alias@example.test", "postmaster@example.test":
+		return []string{"ann"}
+	case "all@example.test":
+		return []string{"ann", "bob"}
+	case "öl@example.test":
+		return []string{"oil"}
+	case "ann@example.test", "bob@example.test", "full@example.test":
+		return []string{strings.TrimSuffix(address, "@example.test")}
 	}
-	if s.block != nil {
+	return nil
+}
+
+func (g *memGuard) ruled(stage, about string) (mail.Verdict, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	v, ok := g.rules[stage+" "+about]
+	return v, ok
+}
+
+func (g *memGuard) rule(about string, v mail.Verdict) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.rules == nil {
+		g.rules = map[string]mail.Verdict{}
+	}
+	g.rules[about] = v
+}
+
+func (g *memGuard) Connect(_ context.Context, p *mail.Peer) mail.Verdict {
+	g.mu.Lock()
+	p.Reverse = g.reverse
+	g.mu.Unlock()
+	v, _ := g.ruled("connect", p.Door)
+	return v
+}
+
+func (g *memGuard) Hello(_ context.Context, p *mail.Peer) mail.Verdict {
+	v, _ := g.ruled("hello", p.Helo)
+	return v
+}
+
+func (g *memGuard) Sender(_ context.Context, p *mail.Peer, e *mail.Envelope) mail.Verdict {
+	g.mu.Lock()
+	if g.prove != "" && e.From == g.prove {
+		p.Connector, p.Organization = "c1", "o2"
+	}
+	g.mu.Unlock()
+	v, _ := g.ruled("sender", e.From)
+	return v
+}
+
+func (g *memGuard) Recipient(_ context.Context, p *mail.Peer, _ *mail.Envelope, r mail.EnvelopeRecipient) mail.Verdict {
+	if v, ok := g.ruled("recipient", r.Address); ok {
+		return v
+	}
+	a, err := mail.ParseAddress(r.Address)
+	switch {
+	case err != nil:
+		return mail.Verdict{Action: mail.ActionDefer, Why: err.Error()}
+	case a.Domain != "example.test" && (p.Account != "" || p.Connector != ""):
+		return mail.Verdict{}
+	case a.Domain != "example.test":
+		return mail.Verdict{Action: mail.ActionRefuse, Status: "5.7.1", Text: "Relaying is not allowed"}
+	case a.Key() == "disabled@example.test":
+		return mail.Verdict{Action: mail.ActionRefuse, Status: "5.2.1", Text: "Recipient is disabled"}
+	case addresses(a.Key()) == nil:
+		return mail.Verdict{Action: mail.ActionRefuse, Status: "5.1.1", Text: "No such mailbox here"}
+	}
+	return mail.Verdict{}
+}
+
+func (g *memGuard) Content(_ context.Context, p *mail.Peer, s *mail.Submission) mail.Verdict {
+	g.mu.Lock()
+	g.peers = append(g.peers, *p)
+	g.bodies = append(g.bodies, s.Body)
+	g.mu.Unlock()
+	v, _ := g.ruled("content", "")
+	return v
+}
+
+func (g *memGuard) Failed(p *mail.Peer, what string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.failed = append(g.failed, p.Door+" "+what)
+}
+
+// memQueue is a queue that works, in memory: it keeps submissions, and tells
+// what the mailboxes have after they were delivered, once per identity.
+type memQueue struct {
+	mu      sync.Mutex // guards all below
+	kept    []mail.Submission
+	err     error         // answered instead of keeping, where set
+	block   chan struct{} // Accept waits for it where set
+	arrived chan struct{} // told of each submission where set
+}
+
+func (q *memQueue) Accept(ctx context.Context, s mail.Submission) (mail.Receipt, error) {
+	if q.arrived != nil {
+		q.arrived <- struct{}{}
+	}
+	if q.block != nil {
 		select {
-		case <-s.block:
+		case <-q.block:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return mail.Receipt{}, ctx.Err()
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keys = append(s.keys, d.Key)
-	if s.busy {
-		return nil, kind.Errorf(kind.Busy, "database moves")
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err != nil {
+		return mail.Receipt{}, q.err
 	}
-	var out []mail.Delivered
-	for _, r := range d.Recipients {
-		res := mail.Delivered{Mailbox: r.Mailbox}
-		key := r.Mailbox.ID.String() + string(d.Identity[:])
-		switch {
-		case r.Mailbox.ID == boxOf("full").ID && s.isFull:
-			res.Refused, res.RefusedKind = "mailbox is full", uint8(kind.Full)
-		case d.Identity != [32]byte{} && s.seen[key]:
-			res.Duplicate = true
-		default:
-			s.seen[key] = true
-			s.boxes[r.Mailbox.ID] = append(s.boxes[r.Mailbox.ID], d)
-		}
-		out = append(out, res)
-	}
-	return out, nil
+	q.kept = append(q.kept, s)
+	return mail.Receipt{Trace: s.Trace, Shadow: "s2"}, nil
 }
 
-func (s *memStore) Usage(_ context.Context, at org.MailboxRef) (mail.Usage, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.askUsage++
-	if at.ID == boxOf("full").ID && s.isFull {
-		return mail.Usage{Bytes: 100, QuotaBytes: 100}, nil
-	}
-	return mail.Usage{}, nil
+func (q *memQueue) fail(err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.err = err
 }
 
-// mailbox lists the bodies in a mailbox.
-func (s *memStore) mailbox(name string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// all lists what was kept.
+func (q *memQueue) all() []mail.Submission {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.Clone(q.kept)
+}
+
+// mailbox lists the bodies in a mailbox of example.test, or those for an address
+// elsewhere.
+func (q *memQueue) mailbox(name string) []string {
 	var out []string
-	for _, d := range s.boxes[boxOf(name).ID] {
-		out = append(out, string(d.Body))
+	had := map[[32]byte]bool{}
+	for _, s := range q.all() {
+		for _, r := range s.Envelope.Recipients {
+			a, err := mail.ParseAddress(r.Address)
+			if err != nil || had[s.Identity] || r.Address != name && !slices.Contains(addresses(a.Key()), name) {
+				continue
+			}
+			had[s.Identity] = true
+			out = append(out, string(s.Body))
+		}
 	}
 	return out
-}
-
-func (s *memStore) set(f func(*memStore)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f(s)
 }
 
 // world is a server with all doors open on loopback.
 type world struct {
 	*Server
-	dir   *memDirectory
-	store *memStore
+	guard *memGuard
+	queue *memQueue
 	stop  func() // ends Run and waits for it
 }
 
 // open starts a server; change may alter the configuration.
 func open(t testing.TB, change func(*Config)) *world {
+	t.Helper()
+	return openWith(t, change, func(*Deps) {})
+}
+
+func openWith(t testing.TB, change func(*Config), with func(*Deps)) *world {
 	t.Helper()
 	cfg := Default()
 	cfg.Hostname = "mx.example.test"
@@ -192,9 +232,11 @@ func open(t testing.TB, change func(*Config)) *world {
 	if change != nil {
 		change(&cfg)
 	}
-	w := &world{dir: newDirectory(), store: newStore()}
+	w := &world{guard: &memGuard{}, queue: &memQueue{}}
+	deps := Deps{Directory: memDirectory{}, Queue: w.queue, Guard: w.guard, TLS: testTLS(t)}
+	with(&deps)
 	var err error
-	w.Server, err = New(cfg, Deps{Directory: w.dir, Store: w.store, TLS: testTLS(t)})
+	w.Server, err = New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}
