@@ -3,7 +3,8 @@ package guard
 import (
 	"context"
 	"crypto/x509"
-	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,7 +14,9 @@ import (
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/authn"
 	"github.com/postern-mail/postern/internal/transport/dns"
+	"github.com/postern-mail/postern/internal/transport/scrub"
 	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
@@ -51,9 +54,13 @@ type Deps struct {
 	// Broadcast hands a batch to all other servers, best effort; it must not
 	// block for long. What arrives there goes to Remember.
 	Broadcast func(batch []byte)
-	Log       *slog.Logger
-	Events    *event.Log
-	Metrics   prometheus.Registerer // nil: none
+	// Spam and Malware look at content; nil: nobody does.
+	Spam, Malware scrub.Scanner
+	// Note takes what reports to author domains are made of; nil: nothing does. It
+	// must not block.
+	Note    func(Observation)
+	Events  *event.Log
+	Metrics prometheus.Registerer // nil: none
 }
 
 // Guard judges sessions, recipients and messages. Its methods may be called by
@@ -64,11 +71,19 @@ type Guard struct {
 	rows rows
 	mem  *memory
 	m    *metrics
+
+	checker       *authn.Checker
+	spam, malware *scanner // nil: none
 }
 
 // New makes a Guard. It starts nothing; Run has to follow.
 func New(cfg Config, deps Deps) *Guard {
-	return &Guard{cfg: cfg, deps: deps, mem: newMemory(tableSize), m: newMetrics(deps.Metrics)}
+	g := &Guard{cfg: cfg, deps: deps, mem: newMemory(tableSize), m: newMetrics(deps.Metrics),
+		spam: newScanner("spam", deps.Spam), malware: newScanner("malware", deps.Malware)}
+	g.checker = newChecker(deps.Resolver, func(sealer string) bool {
+		return slices.ContainsFunc(deps.Settings.Group().ARCTrusted, func(d string) bool { return strings.EqualFold(d, sealer) })
+	})
+	return g
 }
 
 // Run tells the other servers once a second what was seen here.

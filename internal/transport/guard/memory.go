@@ -185,6 +185,17 @@ func (m *memory) triple(key string, delay time.Duration, now time.Time) bool {
 	return true
 }
 
+// know remembers that a sender domain was proven at a network.
+func (m *memory) know(key string, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at := m.known.at(key)
+	if now.Sub(*at) > time.Hour {
+		m.tell(seen{kindKnown, key}, now.Unix())
+	}
+	*at = now
+}
+
 func (m *memory) knows(key string, now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -9,25 +9,43 @@ import (
 	"github.com/postern-mail/postern/internal/mail"
 )
 
-var evHeld = event.Define(1750, "account_held_back", slog.LevelWarn,
-	"An account wrote to more recipients outside than the settings allow; its mail to the outside waits.",
-	"Ask its owner. Was it not them: set a new password and remove what waits (postern queue list). Else resume it, or raise outbound_account_per_hour.")
+// The operator events of this package.
+var (
+	evHeld = event.Define(1750, "account_held_back", slog.LevelWarn,
+		"An account wrote to more recipients outside than the settings allow; its mail to the outside waits.",
+		"Ask its owner. Was it not them: set a new password and remove what waits (postern queue list). Else resume it, or raise outbound_account_per_hour.")
+	evScanner = event.Define(1770, "scanner_state", slog.LevelWarn,
+		"A scanner of content does not answer, or answers again.",
+		"Look at rspamd or clamd on the host of this server. Until it answers, mail is deferred or passes as spam_scan_fail and malware_scan_fail say.")
+	evMalware = event.Define(1771, "malware_found", slog.LevelWarn,
+		"A message held malware; it was refused or put into quarantine.",
+		"If an account of yours sent it, its computer or its password is in other hands.")
+)
 
 // metrics are counted per check, never per address.
 type metrics struct {
 	guard  *prometheus.CounterVec // check, result
 	failed *prometheus.CounterVec // what
+	auth   *prometheus.CounterVec // method, result
+	scans  *prometheus.CounterVec // scanner, result
+
+	scanSeconds *prometheus.HistogramVec // scanner
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "postern", Subsystem: "transport", Name: name, Help: help}, labels)
+	}
 	m := &metrics{
-		guard: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "postern", Subsystem: "transport", Name: "guard_total",
-			Help: "What the receiving policy decided, by check."}, []string{"check", "result"}),
-		failed: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "postern", Subsystem: "transport", Name: "guard_failures_total",
-			Help: "What peers did that guessers do."}, []string{"what"}),
+		guard:  vec("guard_total", "What the receiving policy decided, by check.", "check", "result"),
+		failed: vec("guard_failures_total", "What peers did that guessers do.", "what"),
+		auth:   vec("auth_total", "What was found about who messages are from, by method.", "method", "result"),
+		scans:  vec("scan_total", "Messages that scanners looked at.", "scanner", "result"),
+		scanSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "postern", Subsystem: "transport", Name: "scan_seconds",
+			Help: "Time that a scanner takes for a message, waiting for its turn included.", Buckets: prometheus.ExponentialBuckets(0.005, 2, 14)}, []string{"scanner"}),
 	}
 	if r != nil {
-		r.MustRegister(m.guard, m.failed)
+		r.MustRegister(m.guard, m.failed, m.auth, m.scans, m.scanSeconds)
 	}
 	return m
 }

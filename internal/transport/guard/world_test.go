@@ -109,7 +109,7 @@ func newWorld(t *testing.T, zone ...string) *world {
 			return u, nil
 		},
 		Broadcast: func(b []byte) { w.told <- b },
-		Log:       slog.New(slog.DiscardHandler), Events: w.events, Metrics: prometheus.NewRegistry(),
+		Events:    w.events, Metrics: prometheus.NewRegistry(),
 	})
 	return w
 }
@@ -197,12 +197,12 @@ func newAuthority(t *testing.T) *authority {
 	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	a := &authority{key: key, pool: x509.NewCertPool()}
-	a.cert = sign(t, c, c, key, key)
+	a.cert = issue(t, c, c, key, key)
 	a.pool.AddCert(a.cert)
 	return a
 }
 
-func sign(t *testing.T, c, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
+func issue(t *testing.T, c, parent *x509.Certificate, key, by *ecdsa.PrivateKey) *x509.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, c, parent, &key.PublicKey, by)
 	if err != nil {
@@ -224,7 +224,7 @@ func (a *authority) tls(t *testing.T, names ...string) *tls.ConnectionState {
 	}
 	c := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: names, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{sign(t, c, a.cert, key, a.key)}}
+	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{issue(t, c, a.cert, key, a.key)}}
 }
 
 func peerAt(addr string) *mail.Peer {
