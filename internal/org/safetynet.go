@@ -48,8 +48,10 @@ type SafetyNetPart struct {
 	// For is the server whose messages these were, held here as copies;
 	// empty: the server's own.
 	For ServerName `json:"for,omitempty"`
-	// Queue is the identity of the queue whose deliveries these were.
-	Queue      string    `json:"queue,omitempty"`
+	// Except is set where the server whose messages these were may have lost a
+	// queue since the interval began, to the identity of the one it has now. Its
+	// own part counts only for that queue, those of others only for former ones.
+	Except     string    `json:"except,omitempty"`
 	State      string    `json:"state"`
 	Found      int       `json:"found"`
 	Delivered  int       `json:"delivered"`

@@ -1,0 +1,346 @@
+package safetynet
+
+import (
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/queue"
+)
+
+// TestPrimaryAnswers shows that a server delivers again what it delivered in
+// the interval, reaching as far beyond it as clocks may differ, and nothing else.
+func TestPrimaryAnswers(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	for n := range 600 { // more than two batches
+		p.delivered(n, start.Add(time.Duration(n)*time.Second), "DB01")
+	}
+	p.delivered(600, start.Add(10*time.Second), "DB02")
+	p.delivered(601, start.Add(-9*time.Minute), "DB01")
+	p.delivered(602, start.Add(-11*time.Minute), "DB01")
+	w.pass(10 * time.Minute)
+	p.delivered(603, w.Now().Add(9*time.Minute), "DB01") // by a clock that is ahead
+	p.run()
+	id := p.ask(start)
+	if st, err := p.net.Show(id); err != nil || st.State != StateNew || p.net.Completed(id) {
+		t.Fatalf("%+v %v", st, err)
+	}
+	st := p.reaches(id, StateCompleted)
+	if st.Found != 602 || st.Delivered != 602 || st.Duplicates != 0 || st.Failed != 0 || !p.net.Completed(id) {
+		t.Fatalf("%+v", st)
+	}
+	if m, times := w.have(); m != 602 || times != 602 {
+		t.Fatalf("%d messages, delivered %d times", m, times)
+	}
+	// Nothing is done again by itself, and all of it is known when it is.
+	id2 := p.ask(start.Add(9 * time.Minute))
+	if st := p.reaches(id2, StateCompleted); st.Duplicates != 602 || !st.Request.From.Equal(start) {
+		t.Fatalf("what the first request brought may be lost as well: %+v", st)
+	}
+	if all := p.net.Requests(); len(all) != 2 || all[0].Request.ID != id {
+		t.Fatalf("%+v", all)
+	}
+}
+
+// TestShadowAnswers shows that the holders of copies answer for a server that
+// is gone, and that its coming back changes nothing but counts.
+func TestShadowAnswers(t *testing.T) {
+	w := newWorld(t)
+	p, s, third := w.join("MBX1"), w.join("MBX2"), w.join("MBX3")
+	for n := range 40 {
+		a := p.delivered(n, start.Add(time.Duration(n)*time.Second), "DB01")
+		if n%2 == 0 {
+			s.holds(p, a, "DB01")
+		} else {
+			third.holds(p, a, "DB01")
+		}
+	}
+	s.delivered(100, start.Add(time.Second), "DB01")
+	p.crash()
+	s.run()
+	third.run()
+	id := s.ask(start)
+	st := s.reaches(id, StateRunning)
+	s.eventually(func() bool {
+		w.pass(10 * time.Millisecond)
+		st, _ = s.net.Show(id)
+		return st.Delivered == 1 && len(st.Parts) == 2
+	}, func() string { return "own parts" })
+	if st.State != StateRunning {
+		t.Fatalf("nobody answered for MBX1 yet: %+v", st)
+	}
+	w.pass(time.Minute)
+	st = third.reaches(id, StateCompleted)
+	if st.Delivered != 41 || st.Duplicates != 0 || len(st.Parts) != 4 {
+		t.Fatalf("%+v", st)
+	}
+	p.open()
+	w.live("MBX1", true)
+	p.run()
+	s.eventually(func() bool {
+		w.pass(10 * time.Millisecond)
+		st, _ = s.net.Show(id)
+		return st.Duplicates == 40
+	}, func() string { return "the server that came back does its part" })
+	if st = s.reaches(id, StateCompleted); st.Found != 81 || st.Delivered != 41 {
+		t.Fatalf("%+v", st)
+	}
+	if m, _ := w.have(); m != 41 {
+		t.Fatalf("%d messages", m)
+	}
+}
+
+// TestNewQueue shows that copies answer for a queue that was lost while its
+// server is there with another.
+func TestNewQueue(t *testing.T) {
+	w := newWorld(t)
+	p, s := w.join("MBX1"), w.join("MBX2")
+	old := *p
+	for n := range 10 {
+		s.holds(&old, p.delivered(n, start.Add(time.Duration(n)*time.Second), "DB01"), "DB01")
+	}
+	p.stop()
+	p = w.join("MBX1") // with an empty disk
+	w.put(org.QueueKey("MBX1"), org.QueueRow{Server: "MBX1", Identity: p.q.Identity(), Epoch: 2, TakenUpTo: 1, TakenAt: start.Add(time.Hour)})
+	w.pass(2 * time.Hour)
+	for n := range 5 {
+		s.holds(p, p.delivered(20+n, start.Add(90*time.Minute), "DB01"), "DB01")
+	}
+	p.run()
+	s.run()
+	id := s.ask(start)
+	st := s.reaches(id, StateCompleted)
+	i := slices.IndexFunc(st.Parts, func(p org.SafetyNetPart) bool { return p.For != "" })
+	if st.Delivered != 15 || st.Duplicates != 0 || len(st.Parts) != 3 || i < 0 || st.Parts[i].Except != p.q.Identity() || st.Parts[i].Found != 10 {
+		t.Fatalf("%+v", st)
+	}
+	// Then it dies: what its present queue delivered is its own part, and done.
+	p.crash()
+	w.pass(time.Hour)
+	if st = s.reaches(id, StateCompleted); st.Found != 15 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+// TestRestart shows that a request goes on where it was.
+func TestRestart(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	const all, limit = 900, 700
+	for n := range all {
+		p.delivered(n, start.Add(time.Duration(n)*time.Second), "DB01")
+	}
+	w.pass(time.Hour)
+	stuck := make(chan struct{})
+	var count atomic.Int64
+	w.deliver = func(Item) error {
+		if count.Add(1) > limit {
+			<-stuck
+		}
+		return nil
+	}
+	p.run()
+	id := p.ask(start)
+	p.eventually(func() bool {
+		w.pass(10 * time.Millisecond)
+		return count.Load() > limit
+	}, func() string { return "it begins" })
+	p.live("MBX1", false)
+	close(stuck)
+	w.mu.Lock()
+	w.deliver = func(Item) error { return kind.Errorf(kind.Busy, "the server stops") }
+	w.mu.Unlock()
+	p.stop()
+	first, _ := w.have()
+	w.mu.Lock()
+	w.deliver, w.tries = nil, 0
+	w.mu.Unlock()
+	p.open()
+	p.live("MBX1", true)
+	p.run()
+	st := p.reaches(id, StateCompleted)
+	if m, _ := w.have(); m != all || first == all {
+		t.Fatalf("%d messages, %d before the restart", m, first)
+	}
+	if w.tries > all-batchSize || st.Found < all || st.Found > all+batchSize+maxAtOnce {
+		t.Fatalf("%d tries after the restart: %+v", w.tries, st)
+	}
+}
+
+// TestCancelled shows that a cancelled request ends and stays away, and that a
+// disabled one rests.
+func TestCancelled(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	for n := range 50 {
+		p.delivered(n, start.Add(time.Duration(n)*time.Second), "DB01")
+	}
+	w.pass(time.Hour)
+	var busy atomic.Bool
+	busy.Store(true)
+	w.deliver = func(Item) error {
+		if busy.Load() {
+			return kind.Errorf(kind.Busy, "dismounted")
+		}
+		return nil
+	}
+	p.run()
+	ctx := t.Context()
+	id := p.ask(start)
+	p.reaches(id, StateRunning)
+	if err := p.net.Cancel(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	idle := func() bool {
+		p.net.mu.Lock()
+		defer p.net.mu.Unlock()
+		return len(p.net.runs) == 0
+	}
+	p.eventually(idle, func() string { return "it ends" })
+	for key := range w.view().Prefix(Prefix) {
+		t.Errorf("%s is left", key)
+	}
+	if _, err := p.net.Show(id); !kind.Is(err, kind.NotFound) {
+		t.Fatal(err)
+	}
+	id = p.ask(start)
+	p.reaches(id, StateRunning)
+	if err := p.net.Disable(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if st := p.reaches(id, StateDisabled); st.Delivered != 0 {
+		t.Fatalf("%+v", st)
+	}
+	p.eventually(idle, func() string { return "it rests" })
+	busy.Store(false)
+	if err := p.net.Enable(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if st := p.reaches(id, StateCompleted); st.Delivered != 50 {
+		t.Fatalf("%+v", st)
+	}
+	w.pass(20 * 24 * time.Hour)
+	p.eventually(func() bool { return len(p.net.Requests()) == 0 }, func() string { return "old requests go" })
+}
+
+// TestByHand shows conditions, another recipient, and what is refused.
+func TestByHand(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	for n := range 10 {
+		p.delivered(n, start.Add(time.Duration(n)*time.Second), "DB01")
+	}
+	w.pass(time.Hour)
+	p.run()
+	for _, c := range []struct {
+		name string
+		q    Request
+		want int
+		err  kind.Kind
+	}{
+		{"all", Request{Database: "DB01"}, 10, 0},
+		{"sender", Request{Database: "DB01", Conditions: org.SafetyNetConditions{Sender: "From3@Example.test"}}, 1, 0},
+		{"recipient", Request{Database: "DB01", Conditions: org.SafetyNetConditions{Recipient: "TO4@example.test"}}, 1, 0},
+		{"message", Request{Database: "DB01", Conditions: org.SafetyNetConditions{MessageID: "<5@example.test>"}}, 1, 0},
+		{"no such", Request{Database: "DB01", Conditions: org.SafetyNetConditions{Sender: "from3@example.test", Recipient: "to4@example.test"}}, 0, 0},
+		{"interval", Request{Database: "DB01", From: start.Add(-time.Hour), To: start.Add(-30 * time.Minute)}, 0, 0},
+		{"no database", Request{Database: "DB09"}, 0, kind.NotFound},
+		{"expired", Request{Database: "DB01", From: start.Add(-72 * time.Hour), To: start.Add(-71 * time.Hour)}, 0, kind.Invalid},
+		{"wrong way round", Request{Database: "DB01", From: start.Add(time.Minute), To: start}, 0, kind.Invalid},
+		{"two lines", Request{Database: "DB01", Conditions: org.SafetyNetConditions{Sender: "a\nb"}}, 0, kind.Invalid},
+		{"no address", Request{Database: "DB01", ResubmitTo: "nobody"}, 0, kind.Invalid},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			id, err := p.net.Create(t.Context(), c.q)
+			if c.err != 0 {
+				if !kind.Is(err, c.err) {
+					t.Fatal(err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if st := p.reaches(id, StateCompleted); st.Found != c.want {
+				t.Fatalf("%+v", st)
+			}
+		})
+	}
+	before, _ := w.have()
+	id, err := p.net.Create(t.Context(), Request{Database: "DB01", ResubmitTo: "audit@example.test", Why: "audit", By: "ann"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := p.reaches(id, StateCompleted); st.Delivered != 10 || st.Request.By != "ann" {
+		t.Fatalf("%+v", st)
+	}
+	if m, _ := w.have(); m != before+10 {
+		t.Fatalf("%d messages", m)
+	}
+}
+
+// TestTrouble shows what is tried again, passed over and counted as failed.
+func TestTrouble(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	for n := range 10 {
+		p.delivered(n, start.Add(time.Duration(n)*time.Second), "DB01")
+	}
+	var busy atomic.Int64
+	w.deliver = func(it Item) error {
+		switch it.Message.MessageID {
+		case "<1@example.test>":
+			return kind.Errorf(kind.NotFound, "no mailbox")
+		case "<2@example.test>":
+			return kind.Errorf(kind.Full, "mailbox is full")
+		case "<3@example.test>":
+			if busy.Add(1) < 4 {
+				return kind.Errorf(kind.Busy, "later")
+			}
+		}
+		return nil
+	}
+	p.run()
+	id := p.ask(time.Time{})
+	st := p.reaches(id, StateFailed)
+	if st.Found != 10 || st.Delivered != 8 || st.Failed != 1 || !strings.Contains(st.Why, "full") || busy.Load() != 4 {
+		t.Fatalf("%+v", st)
+	}
+	if !st.Request.From.Equal(st.Request.Created.Add(-48 * time.Hour)) {
+		t.Fatalf("since ever: %+v", st.Request)
+	}
+}
+
+// TestExpired shows that nothing is done for an interval that is not kept any
+// more.
+func TestExpired(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	p.run()
+	w.put(requestKey("r1"), org.SafetyNetRequest{ID: "r1", Database: "DB01", From: start.Add(-90 * time.Hour), To: start.Add(-80 * time.Hour), Created: start, Expires: start.Add(240 * time.Hour)})
+	p.reaches("r1", StateExpired)
+	w.pass(time.Hour)
+	if st, err := p.net.Show("r1"); err != nil || len(st.Parts) != 0 {
+		t.Fatalf("%+v %v", st, err)
+	}
+}
+
+// TestGroupAddress shows that a recipient counts by the address that was
+// written, whatever it became.
+func TestGroupAddress(t *testing.T) {
+	rows := []queue.RecipientRow{{N: 0, Address: "all@example.test"}, {N: 1, Parent: 0, Why: queue.WhyGroup, Address: "ann@example.test"},
+		{N: 2, Parent: 1, Why: queue.WhyForward, Address: "ann@home.test"}}
+	for rcpt, want := range map[string]bool{"all@example.test": true, "ann@example.test": true, "ann@home.test": true, "bob@example.test": false} {
+		if matches(&org.SafetyNetConditions{Recipient: rcpt}, &queue.Message{}, rows, 2) != want {
+			t.Error(rcpt)
+		}
+	}
+	if matches(&org.SafetyNetConditions{Recipient: "ann@home.test"}, &queue.Message{}, rows, 1) {
+		t.Error("what came of it does not count")
+	}
+}
