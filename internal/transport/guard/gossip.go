@@ -5,7 +5,6 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
-	"github.com/postern-mail/postern/internal/org"
 )
 
 const (
@@ -99,15 +98,15 @@ func parseBatch(b []byte) (batch1, error) {
 	return out, nil
 }
 
-// Remember takes in what another server saw. A batch that cannot be read is an
-// error of kind Invalid and changes nothing.
-func (g *Guard) Remember(_ org.ServerName, batch []byte) error {
+// Remember takes in what another server saw. A batch that cannot be read changes
+// nothing.
+func (g *Guard) Remember(batch []byte) {
 	b, err := parseBatch(batch)
 	if err != nil {
-		return err
+		g.deps.Log.Warn("what another server saw of clients is not understood", "err", err)
+		return
 	}
 	g.mem.remember(b, time.Now())
-	return nil
 }
 
 // counted bounds what one entry of another server may add.

@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"crypto/x509"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +60,7 @@ type Deps struct {
 	// Note takes what reports to author domains are made of; nil: nothing does. It
 	// must not block.
 	Note    func(Observation)
+	Log     *slog.Logger
 	Events  *event.Log
 	Metrics prometheus.Registerer // nil: none
 }

@@ -82,6 +82,9 @@ func (g *Guard) scanWith(ctx context.Context, s *scanner, m scrub.Mail) (scrub.F
 	if err != nil && ctx.Err() != nil {
 		return f, err // the client has gone; that says nothing of the scanner
 	}
+	if err != nil {
+		g.deps.Log.Warn("message not scanned", "scanner", s.name, "trace", m.Trace, "err", err)
+	}
 	if changed, down := s.ended(err); changed && down {
 		g.deps.Events.Emit(evScanner, "Scanner %s does not answer: %v.", s.name, err)
 	} else if changed {

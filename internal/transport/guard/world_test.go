@@ -109,7 +109,7 @@ func newWorld(t *testing.T, zone ...string) *world {
 			return u, nil
 		},
 		Broadcast: func(b []byte) { w.told <- b },
-		Events:    w.events, Metrics: prometheus.NewRegistry(),
+		Log:       slog.New(slog.DiscardHandler), Events: w.events, Metrics: prometheus.NewRegistry(),
 	})
 	return w
 }
