@@ -87,16 +87,16 @@ func (k *Keeper) Accept(ctx context.Context, a queue.Accepted, body []byte, pref
 	}
 	before := k.d.Queue.Epoch()
 	got := make(chan outcome, 1)
-	copying, stop := context.WithCancel(ctx)
+	trying, stop := context.WithCancel(ctx)
 	defer stop()
 	if enabled {
-		go func() { got <- k.copyOut(copying, a, body, first, prefer) }()
+		go func() { got <- k.copyOut(ctx, trying, a, body, first, prefer) }()
 	} else {
 		got <- outcome{epoch: before}
 	}
 	err := k.d.Queue.Accept(ctx, a, body)
 	if err != nil {
-		stop()
+		stop() // who is storing a copy now may end, so that it can be told that it is void
 	}
 	o := <-got
 	if err != nil {
@@ -146,7 +146,6 @@ func (k *Keeper) refuse(a queue.Accepted, o outcome, cause error) error {
 		err := k.d.Queue.Apply(ctx, []queue.Change{{ID: a.ID, At: k.d.Now().UnixNano(), Rows: rows}}, queue.Soon)
 		if err != nil && !kind.Is(err, kind.NotFound) {
 			k.d.Log.Warn("message that was not confirmed stays", "message", a.ID.String(), "error", err)
-			return cause
 		}
 	}
 	// Who cannot be told finds out when it compares what it holds.
@@ -161,14 +160,15 @@ func (k *Keeper) refuse(a queue.Accepted, o outcome, cause error) error {
 	return cause
 }
 
-// copyOut offers a message to one server after the other until one holds it.
-func (k *Keeper) copyOut(ctx context.Context, a queue.Accepted, body []byte, to []org.ServerName, prefer org.ServerName) (o outcome) {
+// copyOut offers a message to one server after the other until one holds it, or
+// trying is over.
+func (k *Keeper) copyOut(ctx, trying context.Context, a queue.Accepted, body []byte, to []org.ServerName, prefer org.ServerName) (o outcome) {
 	g := k.d.Settings()
 	began := time.Now()
 	var last error
 	for try := uint8(1); ; {
 		for _, s := range to {
-			if ctx.Err() != nil || try == 255 {
+			if trying.Err() != nil || try == 100 {
 				break
 			}
 			o.tried = append(o.tried, s)
@@ -188,14 +188,14 @@ func (k *Keeper) copyOut(ctx context.Context, a queue.Accepted, body []byte, to 
 		}
 		left := g.ShadowTimeout.Std() - time.Since(began)
 		to = Order(k.candidates(), prefer, g)
-		if len(to) == 0 || left <= 0 || ctx.Err() != nil {
+		if len(to) == 0 || left <= 0 || trying.Err() != nil {
 			break
 		}
 		// A server that was just lost is still called up for a moment.
 		select {
 		case <-k.d.Group.PeersChanged():
 		case <-time.After(min(left, 100*time.Millisecond)):
-		case <-ctx.Done():
+		case <-trying.Done():
 		}
 		if to = Order(k.candidates(), prefer, g); len(to) == 0 {
 			break

@@ -35,26 +35,6 @@ func TestSingle(t *testing.T) {
 	w.owner(id, "A")
 }
 
-// TestW5 kills the primary right after its confirmation, for good.
-func TestW5(t *testing.T) {
-	w := newWorld(t, "A", "B", "C")
-	id := w.accept("A", "B")
-	w.kill("A")
-	w.owner(id, "B")
-	if b := w.nodes["B"]; !b.was(&b.taken, id) {
-		t.Fatal("the front door was not told")
-	}
-	w.until("C", id, claimHeld) // the only other server has a second copy
-	w.restart("A")
-	w.owner(id, "B")
-	w.until("A", id, claimNone)
-	if a := w.nodes["A"]; !a.was(&a.gone, id) {
-		t.Fatal("the front door was not told")
-	}
-	w.nodes["B"].deliver(t, id)
-	w.until("C", id, claimFinished)
-}
-
 // TestRefused refuses what nobody can hold while somebody says he could.
 func TestRefused(t *testing.T) {
 	w := newWorld(t, "A", "B")

@@ -182,10 +182,18 @@ func (w *world) start(name org.ServerName) *node {
 	return n
 }
 
-// kill stops a server; what it did not write is lost.
+// kill ends a server as the loss of power does: it says nothing more, and what
+// it did not bring to its disk is lost.
 func (w *world) kill(name org.ServerName) {
 	n := w.nodes[name]
+	w.mu.Lock()
+	n.up = false
+	w.tell()
+	w.mu.Unlock()
+	ix := n.ix.CrashClone(vfs.CrashCloneCfg{})
+	fs := n.fs.CrashImage(1)
 	n.stop()
+	n.fs, n.ix = fs, ix
 }
 
 // restart starts a server again and waits until its epoch has begun.
@@ -195,6 +203,7 @@ func (w *world) restart(name org.ServerName) *node {
 	return n
 }
 
+// setCut cuts a server off from all others, or lets it in again.
 func (w *world) setCut(name org.ServerName, cut bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -205,6 +214,39 @@ func (w *world) setCut(name org.ServerName, cut bool) {
 	}
 	n.cut = cut
 	w.tell()
+}
+
+// stale stops the view of a server, which goes on to be reached.
+func (w *world) stale(name org.ServerName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.nodes[name].view = w.viewNow()
+}
+
+// fence takes the messages of a server, by hand.
+func (w *world) fence(name org.ServerName) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var r org.QueueRow
+	json.Unmarshal(w.rows[org.QueueKey(name)].Value, &r)
+	r.TakenUpTo, r.TakenBy, r.Why = r.Epoch, "X", "by hand"
+	w.put(org.QueueKey(name), r)
+}
+
+// with changes something of a server that calls see.
+func (w *world) with(name org.ServerName, f func(*node)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(w.nodes[name])
+}
+
+func refuse(methods ...string) func(*node) {
+	return func(n *node) {
+		n.refuse = map[string]error{}
+		for _, m := range methods {
+			n.refuse[m] = kind.Errorf(kind.Busy, "%s is refused", m)
+		}
+	}
 }
 
 func (w *world) viewNow() *cluster.View { return cluster.NewView(w.revision, maps.Clone(w.rows)) }
@@ -261,6 +303,11 @@ func (n *node) LeaseValid() bool { return n.Quorum() }
 func (n *node) Sync(context.Context) error {
 	if !n.Quorum() {
 		return kind.Errorf(kind.Busy, "no quorum")
+	}
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	if !n.cut {
+		n.view = nil
 	}
 	return nil
 }
