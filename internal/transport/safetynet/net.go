@@ -87,6 +87,7 @@ type Net struct {
 	metrics *metrics
 
 	mu      sync.Mutex // guards the rest
+	since   time.Time  // this queue is used, zero: not known yet
 	runs    map[task]*run
 	seen    map[string]time.Time         // requests, since when
 	away    map[org.ServerName]time.Time // servers, since when
@@ -140,6 +141,7 @@ func (n *Net) Run(ctx context.Context) error {
 	defer n.stopAll()
 	for {
 		changed := n.d.Group.Changed()
+		n.begun(ctx)
 		n.turn(ctx, n.d.Group.View())
 		select {
 		case <-ctx.Done():
@@ -269,9 +271,6 @@ func (n *Net) tasks(v *cluster.View, e *entry) (out []task) {
 		t := task{id: e.request.ID, whose: m.Name}
 		if own, ended := q.ended(m.Name, ""); ended {
 			t.except = own.Except
-		} else if !m.Away {
-			row, _ := queueOf(v, m.Name)
-			t.except = row.Identity
 		} else if !n.awayLong(v, m.Name, now) {
 			continue
 		}
@@ -285,6 +284,9 @@ func (n *Net) tasks(v *cluster.View, e *entry) (out []task) {
 func (n *Net) settled(e *entry, now time.Time) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.since.IsZero() {
+		return false
+	}
 	since, ok := n.seen[e.request.ID]
 	if !ok {
 		n.seen[e.request.ID], since = now, now

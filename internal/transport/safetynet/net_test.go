@@ -1,12 +1,14 @@
 package safetynet
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/conf"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/queue"
@@ -125,6 +127,83 @@ func TestNewQueue(t *testing.T) {
 	if st = s.reaches(id, StateCompleted); st.Found != 15 {
 		t.Fatalf("%+v", st)
 	}
+}
+
+// TestTakenAndBack shows that a server whose messages were taken while it was
+// away still answers for what it delivered, and one that was removed does not.
+func TestTakenAndBack(t *testing.T) {
+	w := newWorld(t)
+	p, s, r := w.join("MBX1"), w.join("MBX2"), w.join("MBX3")
+	for _, m := range []*server{p, s} {
+		m.run()
+		m.eventually(func() bool {
+			m.net.mu.Lock()
+			defer m.net.mu.Unlock()
+			return !m.net.since.IsZero()
+		}, func() string { return "it knows its queue" })
+	}
+	w.pass(24 * time.Hour)
+	at := w.Now()
+	for n, m := range []*server{p, s} {
+		m.delivered(n, at, "DB01")
+		w.put(org.QueueKey(m.name), org.QueueRow{Server: m.name, Identity: m.q.Identity(), Epoch: 2, TakenUpTo: 1, TakenAt: at})
+	}
+	p.holds(r, r.delivered(2, at, "DB01"), "DB01")
+	r.crash()
+	w.mu.Lock()
+	delete(w.rows, "servers/MBX3")
+	w.mu.Unlock()
+	w.put(org.QueueKey("MBX3"), org.QueueRow{Server: "MBX3", Identity: r.q.Identity(), Epoch: 1, TakenUpTo: 1, TakenAt: at})
+	id := p.ask(at)
+	st := p.reaches(id, StateCompleted)
+	if st.Found != 3 || st.Delivered != 3 || len(st.Parts) != 4 {
+		t.Fatalf("%+v", st)
+	}
+	for _, part := range st.Parts {
+		if part.Except != "" || part.For == "MBX1" || part.For == "MBX2" {
+			t.Errorf("%+v", part)
+		}
+	}
+	w.pass(12 * time.Hour) // nothing of MBX3 is in what comes now
+	if st = p.reaches(p.ask(w.Now()), StateCompleted); len(st.Parts) != 2 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+// TestNotedLate shows that a delivery counts that was confirmed before the
+// request came and is noted a moment later.
+func TestNotedLate(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	p.run()
+	id := p.ask(start)
+	p.eventually(func() bool {
+		p.net.mu.Lock()
+		defer p.net.mu.Unlock()
+		_, ok := p.net.seen[id]
+		return ok
+	}, func() string { return "it is seen" })
+	p.delivered(1, start, "DB01")
+	if st := p.reaches(id, StateCompleted); st.Delivered != 1 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+// TestEvents shows what is said of settings that do not fit, and of states.
+func TestEvents(t *testing.T) {
+	w := newWorld(t)
+	w.group.HoldTime = conf.Duration(96 * time.Hour)
+	p := w.join("MBX1")
+	p.run()
+	p.reaches(p.ask(start), StateCompleted)
+	want := []int{EventShort.Code, EventRequest.Code, EventRequest.Code, EventRequest.Code} // New, Running, Completed
+	p.eventually(func() bool {
+		var got []int
+		for _, e := range p.events.Recent(10) {
+			got = append(got, e.Code)
+		}
+		return slices.Equal(got, want) || slices.Equal(got, want[:3]) // Running may pass unseen
+	}, func() string { return fmt.Sprintf("%+v", p.events.Recent(10)) })
 }
 
 // TestRestart shows that a request goes on where it was.

@@ -83,7 +83,7 @@ func (p *part) report(ctx context.Context, state, problem string) bool {
 		if mine.Identity != p.n.d.Queue.Identity() {
 			return false
 		}
-		if taken(&mine, &p.r, p.n.d.Settings().SafetyNetMargin.Std()) {
+		if p.n.renewed(&mine, &p.r) {
 			row.Except = mine.Identity
 		}
 		txn.If = append(txn.If, cluster.Cond{Key: org.QueueKey(p.n.me), Revision: revision})

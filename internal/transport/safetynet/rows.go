@@ -95,9 +95,12 @@ func (e *entry) before(t time.Time) bool {
 }
 
 // entries are all requests of a view, oldest first.
-func entries(v *cluster.View) []*entry {
+func entries(v *cluster.View) []*entry { return entriesOf(v, "") }
+
+// entriesOf are the requests whose identity begins with id.
+func entriesOf(v *cluster.View, id string) []*entry {
 	var out []*entry
-	for key, it := range v.Prefix(Prefix) {
+	for key, it := range v.Prefix(Prefix + id) {
 		id, rest, isPart := strings.Cut(strings.TrimPrefix(key, Prefix), "/")
 		n := len(out)
 		if !isPart {
@@ -123,7 +126,7 @@ func entries(v *cluster.View) []*entry {
 
 // find returns one request.
 func find(v *cluster.View, id string) (*entry, error) {
-	for _, e := range entries(v) {
+	for _, e := range entriesOf(v, id) {
 		if e.request.ID == id {
 			return e, nil
 		}

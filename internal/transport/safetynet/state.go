@@ -27,9 +27,6 @@ type Member struct {
 	Name org.ServerName
 	// Away: it does not answer now, or is no longer in the group.
 	Away bool
-	// Taken: its messages were taken from it since the interval began, so it may
-	// have another queue by now, which knows nothing of what was before.
-	Taken bool
 }
 
 // Question is what the state of a request depends on.
@@ -103,7 +100,7 @@ func (q *Question) due(m Member) (own, copies bool) {
 	if p, ended := q.ended(m.Name, ""); ended {
 		return false, p.Except != ""
 	}
-	return !m.Away, m.Away || m.Taken
+	return !m.Away, m.Away
 }
 
 // standsIn tells whether s has to answer for m, and has not.
@@ -138,9 +135,8 @@ func members(v *cluster.View, r *org.SafetyNetRequest, margin time.Duration, ali
 			continue
 		}
 		_, member := v.Server(row.Server)
-		m := Member{Name: row.Server, Away: !member || !alive(row.Server), Taken: taken(&row, r, margin)}
-		if member || m.Taken || row.TakenUpTo == 0 {
-			out = append(out, m) // else it had no deliveries in the interval
+		if member || row.TakenUpTo == 0 || taken(&row, r, margin) { // else it had no deliveries in the interval
+			out = append(out, Member{Name: row.Server, Away: !member || !alive(row.Server)})
 		}
 	}
 	return out

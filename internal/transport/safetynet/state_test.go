@@ -18,7 +18,6 @@ func TestState(t *testing.T) {
 	}
 	a, b, c := Member{Name: "A"}, Member{Name: "B"}, Member{Name: "C"}
 	gone := func(m Member) Member { m.Away = true; return m }
-	taken := func(m Member) Member { m.Taken = true; return m }
 	except, renewed := done("B", "A"), done("A", "")
 	except.Except, renewed.Except = "q2", "q2"
 	failed := done("A", "")
@@ -46,13 +45,11 @@ func TestState(t *testing.T) {
 		{"no copies", []org.SafetyNetPart{done("B", ""), done("C", "")}, []Member{gone(a), b, c}, func(q *Question) { q.Copies = false }, StatePartlyCompleted, "A"},
 		{"two are away", []org.SafetyNetPart{done("C", ""), done("C", "A"), done("C", "B")}, []Member{gone(a), gone(b), c}, nil, StatePartlyCompleted, "A, B"},
 		{"it was through before", []org.SafetyNetPart{done("A", ""), done("B", "")}, []Member{gone(a), b}, nil, StateCompleted, ""},
-		{"and taken then", []org.SafetyNetPart{done("A", ""), done("B", "")}, []Member{taken(gone(a)), b}, nil, StateCompleted, ""},
 		{"it came back", []org.SafetyNetPart{done("B", ""), done("B", "A")}, []Member{a, b}, nil, StateRunning, "A"},
-		{"with another queue", []org.SafetyNetPart{renewed, done("B", "")}, []Member{taken(a), b}, nil, StateRunning, "B for A"},
-		{"perhaps with another queue", []org.SafetyNetPart{done("B", "")}, []Member{taken(a), b}, nil, StateRunning, "A, B for A"},
-		{"copies of the former", []org.SafetyNetPart{renewed, done("B", ""), except}, []Member{taken(a), b}, nil, StateCompleted, ""},
-		{"and then away", []org.SafetyNetPart{renewed, done("B", ""), except}, []Member{taken(gone(a)), b}, nil, StateCompleted, ""},
-		{"not of the present", []org.SafetyNetPart{done("B", ""), except}, []Member{taken(gone(a)), b}, nil, StateRunning, "B for A"},
+		{"with another queue", []org.SafetyNetPart{renewed, done("B", "")}, []Member{a, b}, nil, StateRunning, "B for A"},
+		{"copies of the former", []org.SafetyNetPart{renewed, done("B", ""), except}, []Member{a, b}, nil, StateCompleted, ""},
+		{"and then away", []org.SafetyNetPart{renewed, done("B", ""), except}, []Member{gone(a), b}, nil, StateCompleted, ""},
+		{"not of the present", []org.SafetyNetPart{done("B", ""), except}, []Member{gone(a), b}, nil, StateRunning, "B for A"},
 		{"too late", []org.SafetyNetPart{done("A", "")}, []Member{a, b}, func(q *Question) { q.Now = start.Add(72 * time.Hour) }, StateExpired, "B"},
 		{"done in time", []org.SafetyNetPart{done("A", ""), done("B", "")}, []Member{a, b}, func(q *Question) { q.Now = start.Add(72 * time.Hour) }, StateCompleted, ""},
 	} {
@@ -84,7 +81,7 @@ func TestMembers(t *testing.T) {
 	r := org.SafetyNetRequest{From: start.Add(-time.Hour), To: start}
 	g := group{w, "A"}
 	got := members(w.view(), &r, 10*time.Minute, g.Alive)
-	want := []Member{{Name: "A"}, {Name: "B", Away: true, Taken: true}, {Name: "D", Away: true}, {Name: "F", Away: true, Taken: true}}
+	want := []Member{{Name: "A"}, {Name: "B", Away: true}, {Name: "D", Away: true}, {Name: "F", Away: true}}
 	if !slices.Equal(got, want) {
 		t.Fatalf("%+v, want %+v", got, want)
 	}

@@ -5,14 +5,17 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"github.com/postern-mail/postern/internal/base/conf"
+	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
@@ -154,6 +157,8 @@ type server struct {
 	fs    *fsx.Mem
 	ix    *vfs.MemFS
 	stops []func()
+
+	events *event.Log
 }
 
 // join makes a member and starts its queue; its Net starts with run.
@@ -199,7 +204,8 @@ func (s *server) loop(f func(context.Context) error) func() {
 }
 
 func (s *server) run() {
-	s.net = New(Deps{Group: group{s.world, s.name}, Queue: s.q, Settings: s.settings, Resubmit: s.resubmit, Now: s.Now,
+	s.events = event.NewLog(slog.New(slog.DiscardHandler))
+	s.net = New(Deps{Events: s.events, Metrics: prometheus.NewRegistry(), Group: group{s.world, s.name}, Queue: s.q, Settings: s.settings, Resubmit: s.resubmit, Now: s.Now,
 		DuplicateWindow: 5 * 24 * time.Hour})
 	s.net.t = timers{turn: 2 * time.Millisecond, settle: time.Second, report: 0, retry: time.Millisecond, poll: time.Millisecond}
 	s.stops = append(s.stops, s.loop(s.net.Run))
