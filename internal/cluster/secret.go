@@ -14,3 +14,12 @@ func (c *Cluster) SealSecret(purpose string, plain []byte) ([]byte, error) {
 func (c *Cluster) OpenSecret(purpose string, sealed []byte) ([]byte, error) {
 	return ca.OpenSecret(c.groupKey, purpose, sealed)
 }
+
+// DeriveSecret makes 32 bytes that all members of the group, and nobody else,
+// can make for a purpose.
+func (c *Cluster) DeriveSecret(purpose string) []byte {
+	return ca.DeriveSecret(c.groupKey, purpose)
+}
+
+// Witness tells whether this server only votes.
+func (c *Cluster) Witness() bool { return c.self.Witness }

@@ -97,3 +97,13 @@ func (d *Directory) removeSystem(ctx context.Context, o org.OrganizationID) erro
 	}
 	return nil
 }
+
+// FindSystemMailbox tells which mailbox of an organization there is for a
+// purpose; it makes none.
+func (d *Directory) FindSystemMailbox(o org.OrganizationID, purpose string) (org.MailboxRef, bool) {
+	r, _, ok := d.recipient(d.state.View(), o, systemID(o, purpose))
+	if !ok || r.Deleted != nil {
+		return org.MailboxRef{}, false
+	}
+	return r.Ref(), true
+}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"net"
 	"os"
 	"path/filepath"
@@ -47,6 +48,10 @@ func (c Config) complete(m machine) Config {
 		}
 	}
 	c.Mailbox.Volumes = c.Volumes
+	c.Transport.Dir = cmp.Or(c.Transport.Dir, queueFolder)
+	if !filepath.IsAbs(c.Transport.Dir) {
+		c.Transport.Dir = filepath.Join(c.Dir, c.Transport.Dir)
+	}
 	c.completeDoors(m)
 	if c.Timers == "fast" {
 		c.fastTimers()
@@ -88,6 +93,7 @@ func (c *Config) fastTimers() {
 	c.Mailbox.LostGrace = 150 * time.Millisecond
 	c.Mailbox.Lease = 400 * time.Millisecond
 	c.Mailbox.Heartbeat = 50 * time.Millisecond
+	c.Transport.Drain = conf.Duration(3 * time.Second)
 	c.SMTP.DrainTimeout = conf.Duration(3 * time.Second)
 	c.IMAP.DrainTimeout = conf.Duration(time.Second)
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/node/settings"
 	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport"
 )
 
 // Config is postern.toml: what one server needs to know by itself. All else
@@ -37,6 +38,7 @@ type Config struct {
 	Mailbox   mailbox.Config   `toml:"mailbox" hide:"volume" doc:"Mailbox databases."`
 	Active    active.Config    `toml:"active" doc:"Active Manager, which decides where databases are active."`
 	Directory directory.Config `toml:"directory" doc:"People and their passwords."`
+	Transport transport.Config `toml:"transport" doc:"The queue and the way to other mail systems."`
 	SMTP      smtpd.Config     `toml:"smtp" doc:"The doors for mail that comes in."`
 	IMAP      imapd.Config     `toml:"imap" doc:"The doors for reading mail."`
 	TLS       certs.Config     `toml:"tls" doc:"The certificate that clients see."`
@@ -82,6 +84,8 @@ const (
 	configName    = "postern.toml"
 	clusterFolder = "cluster"
 	defaultVolume = "Vol1"
+	queueFolder   = "queue"
+	certFolder    = "certificates"
 )
 
 // DefaultConfig is the configuration of an empty file, before what depends on
@@ -89,8 +93,8 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		Site: "Site1", Timers: "default", Drain: conf.Duration(20 * time.Second),
-		Mailbox: mailbox.Config{}.WithDefaults(),
-		SMTP:    smtpd.Default(), IMAP: imapd.Default(),
+		Mailbox: mailbox.Config{}.WithDefaults(), Transport: transport.Default(),
+		SMTP: smtpd.Default(), IMAP: imapd.Default(),
 		TLS: certs.Default(),
 		Log: logging.Config{Format: "text", Level: "info"},
 	}
@@ -145,7 +149,7 @@ func (c Config) problems(file string, pos settings.Positions) settings.Problems 
 	for _, r := range []struct {
 		section string
 		err     error
-	}{{"mailbox", m.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
+	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
 		for _, err := range unjoin(r.err) {
 			add(keyIn(r.section, err.Error()), err.Error(), "")
 		}

@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"iter"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 
 	"github.com/postern-mail/postern/internal/admin/api"
@@ -127,4 +129,19 @@ func organizationOf(d *directory.Directory) func(scope, value string) (org.Organ
 		}
 		return d.OrganizationOf(a.Domain)
 	}
+}
+
+// clientCertificate is the certificate that a connector shows to another
+// system: the files NAME.crt and NAME.key of the folder certificates in the data
+// folder, read anew for each connection so that a renewal needs no restart.
+func (w *mailWorker) clientCertificate(name string) (*tls.Certificate, error) {
+	if err := org.ValidName(name); err != nil {
+		return nil, kind.Errorf(kind.Invalid, "client certificate: %w", err)
+	}
+	base := filepath.Join(w.cfg.Dir, certFolder, name)
+	c, err := tls.LoadX509KeyPair(base+".crt", base+".key")
+	if err != nil {
+		return nil, kind.WithHint(kind.Errorf(kind.NotFound, "client certificate %s: %w", name, err), "put "+name+".crt and "+name+".key into the folder "+certFolder+" of the data folder")
+	}
+	return &c, nil
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mailbox"
+	"github.com/postern-mail/postern/internal/transport"
 )
 
 // mailWorker is everything that serves, built in the order of its fields and
@@ -38,6 +39,7 @@ type mailWorker struct {
 	cluster   *cluster.Cluster
 	mailbox   *mailbox.Keeper
 	directory *directory.Directory
+	mover     *transport.Mover // nil at a witness
 	active    *active.Manager
 	certs     *certs.Source
 	smtp      *smtpd.Server
@@ -89,6 +91,10 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
+	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Config: w.cfg.Directory, Store: w.mailbox.Client(), Log: w.log, Events: w.events})
+	if err := w.newMover(); err != nil {
+		return errors.Join(err, w.cluster.Close())
+	}
 	st.run("cluster", w.cluster.Run)
 	select {
 	case <-w.cluster.Ready():
@@ -103,10 +109,26 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 // keepers hold mail and people; the conductor says who is active.
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
-	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Config: w.cfg.Directory, Store: w.mailbox.Client(), Log: w.log, Events: w.events})
 	st.run("directory", w.directory.Run)
-	w.active = active.New(w.cfg.Active, active.Deps{Group: w.cluster, Copies: w.mailbox, Log: w.log, Events: w.events})
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Log: w.log, Events: w.events}
+	if w.mover != nil {
+		st.run("transport", w.mover.Run)
+		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
+	}
+	w.active = active.New(w.cfg.Active, deps)
 	st.run("active", w.active.Run)
+}
+
+// newMover opens the queue. A witness has none.
+func (w *mailWorker) newMover() (err error) {
+	if w.cluster.Witness() {
+		return nil
+	}
+	client := w.mailbox.Client()
+	w.mover, err = transport.New(w.cfg.Transport, transport.Deps{Group: w.cluster, Store: client, Delivered: client.Delivered,
+		DuplicateWindow: w.cfg.Mailbox.DuplicateWindow, Directory: w.directory, ClientCertificate: w.clientCertificate,
+		Hostname: w.cfg.SMTP.Hostname, Version: w.cfg.Version, Fast: w.cfg.Timers == "fast", Log: w.log, Events: w.events, Metrics: w.metrics})
+	return err
 }
 
 // doors are what clients and administrators meet.
@@ -123,14 +145,20 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 	if self, ok := w.cluster.View().Server(w.cluster.Name()); ok && self.Witness {
 		return nil // a witness votes and has no mail
 	}
-	store := w.mailbox.Client()
-	if w.smtp, err = smtpd.New(w.cfg.SMTP, smtpd.Deps{Directory: w.directory, Store: store, TLS: w.certs.TLS(),
+	if w.smtp, err = smtpd.New(w.cfg.SMTP, smtpd.Deps{Directory: w.directory, Queue: w.mover, Guard: w.mover, TLS: w.certs.TLS(),
 		Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
 		return err
 	}
-	if w.imap, err = imapd.New(w.cfg.IMAP, imapd.Deps{Directory: w.directory, Store: store, TLS: w.certs.TLS(),
+	if w.imap, err = imapd.New(w.cfg.IMAP, imapd.Deps{Directory: w.directory, Store: w.mailbox.Client(), TLS: w.certs.TLS(),
 		Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
 		return err
+	}
+	select {
+	case <-w.mover.Ready():
+	case <-st.broken:
+		return st.cause()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	st.run("smtp", w.smtp.Run)
 	st.run("imap", w.imap.Run)
@@ -186,16 +214,17 @@ func (w *mailWorker) readiness() error {
 
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
-	return Commands(w.cluster, w.mailbox, w.directory, w.active)
+	return Commands(w.cluster, w.mailbox, w.directory, w.mover, w.active)
 }
 
 // Commands joins the rooms' entries of the command table. For listing them
 // the rooms may be nil.
-func Commands(c *cluster.Cluster, k *mailbox.Keeper, d *directory.Directory, a *active.Manager) []command.Command {
+func Commands(c *cluster.Cluster, k *mailbox.Keeper, d *directory.Directory, m *transport.Mover, a *active.Manager) []command.Command {
 	var all []command.Command
 	all = append(all, cluster.Commands(c)...)
 	all = append(all, mailbox.Commands(k)...)
 	all = append(all, directory.Commands(d)...)
+	all = append(all, transport.Commands(m)...)
 	return append(all, active.Commands(a)...)
 }
 

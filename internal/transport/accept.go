@@ -14,6 +14,8 @@ import (
 type internal struct {
 	parent mail.TraceID
 	also   []queue.Change // in the same record
+	after  *queue.Change  // as soon as it is there
+	flags  uint32
 	prefer org.ServerName // has the parent, so one server knows both
 }
 
@@ -46,10 +48,15 @@ func (m *Mover) take(ctx context.Context, s mail.Submission, x internal) (mail.R
 		s.Received = m.now()
 	}
 	a := queue.Accepted{ID: s.Trace, Identity: s.Identity, Received: s.Received.UnixNano(), Expires: s.Received.Add(m.settings.Group().MessageExpiration.Std()).UnixNano(),
-		Origin: s.Origin, Envelope: s.Envelope, Priority: s.Priority, Parent: x.parent, Also: x.also, Subject: head.Subject, MessageID: head.MessageID}
+		Origin: s.Origin, Envelope: s.Envelope, Priority: s.Priority, Flags: x.flags, Parent: x.parent, Also: x.also, Subject: head.Subject, MessageID: head.MessageID}
 	holder, err := m.shadow.Accept(ctx, a, s.Body, x.prefer)
 	if err != nil {
 		return mail.Receipt{}, err
+	}
+	if x.after != nil {
+		if err := m.queue.Apply(ctx, []queue.Change{*x.after}, queue.Soon); err != nil {
+			m.log.Warn("note on a message", "trace", a.ID, "err", err)
+		}
 	}
 	m.dispatch.Submit(ctx, a.ID)
 	return mail.Receipt{Trace: a.ID, Shadow: holder}, nil

@@ -24,8 +24,7 @@ func Commands(m *Mover) []command.Command {
 	var all []command.Command
 	all = append(all, queueCommands(m)...)
 	all = append(all, messageCommands(m)...)
-	all = append(all, safetyNetCommands(m)...)
-	return append(all, manageCommands(m)...)
+	return append(all, safetyNetCommands(m)...)
 }
 
 // MessageRow is a message for one recipient as commands show it.
@@ -93,8 +92,8 @@ func show(r row) MessageRow {
 	if r.Child != (mail.TraceID{}) {
 		out.Report = r.Child.String()
 	}
-	if r.row.Parent != (mail.TraceID{}) {
-		out.Parent = r.row.Parent.String()
+	if r.Report != (mail.TraceID{}) {
+		out.Parent = r.Report.String()
 	}
 	return out
 }

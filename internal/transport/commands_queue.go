@@ -14,6 +14,7 @@ import (
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/queue"
+	"github.com/postern-mail/postern/internal/transport/tlspolicy"
 )
 
 // DestRow is a destination that messages wait for, as commands show it.
@@ -251,7 +252,10 @@ func (m *Mover) removeQueue(ctx context.Context, in removeQueueIn) (command.Plan
 }
 
 func tlsName(v uint8) string {
-	return map[uint8]string{1: "TLS", 2: "TLS, certificate verified", 3: "TLS, DANE"}[v]
+	if v == 0 {
+		return ""
+	}
+	return "TLS, " + min(tlspolicy.Basis(v-1), tlspolicy.DANE).String()
 }
 
 func reply(code uint16, status, text string) string {

@@ -68,8 +68,7 @@ func tells(c queue.RowChange, r queue.RecipientRow) dsn.Kind {
 	case queue.StateReturned:
 		return dsn.Failed
 	case queue.StateRelayed:
-		// The next server was asked to report where it can; remote says so.
-		if c.Status != statusPassedOn && strings.Contains(strings.ToUpper(r.Notify), "SUCCESS") {
+		if strings.Contains(strings.ToUpper(r.Notify), "SUCCESS") {
 			return dsn.Relayed
 		}
 	case queue.StateDelivered:
@@ -178,4 +177,17 @@ func (m *Mover) Overdue(ctx context.Context, msg queue.Message, rows []queue.Rec
 	}
 	_, err = m.report(ctx, msg, rows, cs, dsn.Delayed)
 	return time.Time{}, false, err
+}
+
+// language is that of the sender, empty where it is not known.
+func (m *Mover) language(msg queue.Message) string {
+	a, err := mail.ParseAddress(msg.Envelope.From)
+	if err != nil {
+		return ""
+	}
+	d, err := m.deps.Directory.Destination(a)
+	if err != nil {
+		return ""
+	}
+	return d.Language
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -15,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
@@ -33,6 +35,7 @@ type Group interface {
 	shadow.Group
 	SealSecret(purpose string, plain []byte) ([]byte, error)
 	OpenSecret(purpose string, sealed []byte) ([]byte, error)
+	DeriveSecret(purpose string) []byte
 }
 
 // Deps are what a Mover is built from.
@@ -72,6 +75,8 @@ type Mover struct {
 	outside
 	metrics *figures
 
+	srs           []byte // secret of rewritten senders
+	names         atomic.Pointer[names]
 	organizations hashes
 	ready         chan struct{}
 }
@@ -88,6 +93,7 @@ func New(cfg Config, d Deps) (*Mover, error) {
 	}
 	m := &Mover{cfg: cfg, deps: d, me: d.Group.Name(), log: d.Log.With("part", "transport"), ready: make(chan struct{})}
 	m.settings = settings.New(d.Group, m.log)
+	m.srs = d.Group.DeriveSecret("sender rewriting")
 	m.organizations.list = func() (out []org.OrganizationID) {
 		for _, o := range d.Directory.Organizations() {
 			out = append(out, o.ID)
@@ -193,6 +199,7 @@ func (m *Mover) keep(ctx context.Context) error {
 	for {
 		changed := m.deps.Group.Changed()
 		m.publishClock()
+		m.deps.Group.Publish(hostSection, []byte(m.hostname()))
 		ok, why := m.clock.Trusted()
 		if ok != trusted {
 			trusted = ok
@@ -268,3 +275,12 @@ func (m *Mover) Body(ctx context.Context, id mail.TraceID) ([]byte, error) {
 	}
 	return whole, nil
 }
+
+// AskSafetyNet makes the request for what a lossy mount may lack, and what has
+// to be written with the mount so that it cannot be forgotten.
+func (m *Mover) AskSafetyNet(db org.DatabaseName, since time.Time, why string) (id string, op cluster.Op) {
+	return m.net.Ask(db, since, why)
+}
+
+// SafetyNetCompleted tells whether a request was answered in full.
+func (m *Mover) SafetyNetCompleted(id string) bool { return m.net.Completed(id) }

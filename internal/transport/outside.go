@@ -16,8 +16,10 @@ import (
 	"github.com/postern-mail/postern/internal/transport/dns"
 	"github.com/postern-mail/postern/internal/transport/guard"
 	"github.com/postern-mail/postern/internal/transport/keys"
+	"github.com/postern-mail/postern/internal/transport/quarantine"
 	"github.com/postern-mail/postern/internal/transport/queue"
 	"github.com/postern-mail/postern/internal/transport/remote"
+	"github.com/postern-mail/postern/internal/transport/route"
 	"github.com/postern-mail/postern/internal/transport/safetynet"
 	"github.com/postern-mail/postern/internal/transport/sign"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
@@ -29,11 +31,14 @@ type outside struct {
 	policies *tlspolicy.Policies
 	keys     *keys.Keys
 	agent    *remote.Agent
+
+	quarantine *quarantine.Quarantine
 }
 
 func (o *outside) run(ctx context.Context, wg *sync.WaitGroup, run func(*sync.WaitGroup, string, func() error)) {
 	run(wg, "connections", func() error { return o.agent.Run(ctx) })
 	run(wg, "DKIM keys", func() error { return o.keys.Run(ctx) })
+	run(wg, "quarantine", func() error { return o.quarantine.Run(ctx) })
 }
 
 // assemble puts the parts together.
@@ -50,6 +55,8 @@ func (m *Mover) assemble() (err error) {
 		Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	m.guard = guard.New(guard.Config{Hostname: m.hostname()}, guard.Deps{View: d.Group.View, Settings: m.settings, Directory: d.Directory,
 		Usage: d.Store.Usage, Resolver: m.resolver, Broadcast: m.broadcast, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+	m.quarantine = quarantine.New(quarantine.Deps{Store: d.Store, Boxes: boxes{d.Directory}, Book: m.settings, Agreed: d.Group, Log: m.log, Now: m.now,
+		Submit: func(ctx context.Context, s mail.Submission) (mail.Receipt, error) { return m.take(ctx, s, internal{}) }})
 	m.net = safetynet.New(safetynet.Deps{Group: d.Group, Queue: m.queue, Settings: m.settings.Group, Resubmit: m.resubmit,
 		DuplicateWindow: d.DuplicateWindow, Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	m.dispatch = deliver.New(deliver.Deps{Queue: m.queue, Rules: m.rules(), Door: m, Now: m.now, Log: m.log,
@@ -176,4 +183,17 @@ func (m *Mover) mailboxOf(it safetynet.Item) (org.MailboxRef, error) {
 }
 
 // senderOf is the envelope sender as the next host sees it.
-func (m *Mover) senderOf(msg queue.Message, r queue.RecipientRow) string { return msg.Envelope.From }
+func (m *Mover) senderOf(msg queue.Message, r queue.RecipientRow) string {
+	return route.Sender(msg, r, m.deps.Directory, m.srs)
+}
+
+// boxes are the system mailboxes of organizations.
+type boxes struct{ *directory.Directory }
+
+// OrganizationIDs implements quarantine.Boxes.
+func (b boxes) OrganizationIDs() (out []org.OrganizationID) {
+	for _, o := range b.Organizations() {
+		out = append(out, o.ID)
+	}
+	return out
+}

@@ -46,7 +46,7 @@ type row struct {
 	Account   string
 	Door      string
 	Remote    string
-	Parent    mail.TraceID
+	Report    mail.TraceID // the message it is a report on or a copy of
 	TakenFrom org.ServerName
 }
 
@@ -102,6 +102,16 @@ func (m *Mover) answer(ctx context.Context, _ org.ServerName, method string, req
 		return respond(request, func(struct{}) (queue.VerifyReport, error) { return m.queue.Verify(ctx) })
 	case askRows:
 		return respond(request, func(q rowsQuery) (rowsAnswer, error) { return m.verifyRows(ctx, q) })
+	case askStatus:
+		return respond(request, func(struct{}) (statusAnswer, error) { return statusAnswer{m.shadow.Status(), m.queue.Stats()}, nil })
+	case askDrain:
+		return respond(request, func(q drainQuery) (struct{}, error) {
+			if q.Resume {
+				m.shadow.Resume()
+				return struct{}{}, nil
+			}
+			return struct{}{}, m.shadow.Drain(ctx)
+		})
 	case askRemember:
 		m.guard.Remember(request)
 		return nil, nil
@@ -207,7 +217,7 @@ func (m *Mover) row(msg queue.Message, r queue.RecipientRow) row {
 		r.Server = m.me
 	}
 	return row{RecipientRow: r, Received: msg.Received, Sender: msg.Envelope.From, SenderOrg: msg.Origin.Organization, Subject: msg.Subject, MessageID: msg.MessageID,
-		Size: msg.Size, Account: msg.Origin.Account, Door: msg.Origin.Door, Remote: msg.Origin.Remote, Parent: msg.Parent, TakenFrom: msg.TakenFrom}
+		Size: msg.Size, Account: msg.Origin.Account, Door: msg.Origin.Door, Remote: msg.Origin.Remote, Report: msg.Parent, TakenFrom: msg.TakenFrom}
 }
 
 func (m *Mover) message(id mail.TraceID) (a messageAnswer, err error) {

@@ -1,7 +1,9 @@
 package ca
 
 import (
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 
 	"github.com/postern-mail/postern/internal/base/kind"
 )
@@ -43,4 +45,13 @@ func OpenSecret(groupKey []byte, purpose string, sealed []byte) ([]byte, error) 
 		return nil, kind.Errorf(kind.Denied, "open %s: it was not sealed with this group's key for this", purpose)
 	}
 	return plain, nil
+}
+
+// DeriveSecret makes 32 bytes for a purpose out of the group key (RFC 5869).
+func DeriveSecret(groupKey []byte, purpose string) []byte {
+	b, err := hkdf.Key(sha256.New, groupKey, nil, "postern derived secret: "+purpose, 32)
+	if err != nil {
+		panic(err) // 32 bytes can always be had of SHA-256
+	}
+	return b
 }

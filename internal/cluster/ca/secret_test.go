@@ -66,3 +66,10 @@ func TestASecretIsNoCAKey(t *testing.T) {
 		}
 	}
 }
+
+func TestDeriveSecret(t *testing.T) {
+	a, b := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	if got := DeriveSecret(a, "x"); len(got) != 32 || !bytes.Equal(got, DeriveSecret(a, "x")) || bytes.Equal(got, DeriveSecret(a, "y")) || bytes.Equal(got, DeriveSecret(b, "x")) {
+		t.Error("a derived secret follows from key and purpose, and from both")
+	}
+}
