@@ -2,9 +2,11 @@ package guard
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
 // Connect judges a connection. Refused ones are to be closed after the answer.
@@ -17,6 +19,9 @@ func (g *Guard) Connect(ctx context.Context, p *mail.Peer) mail.Verdict {
 	if f.block.network(p.Remote, now) {
 		return g.said("block", closing(refuse("5.7.1", "This network is not let in", "block list")))
 	}
+	if g.ofConnector(p.Remote) {
+		return pass()
+	}
 	if p.Door != doorReceive { // logins are limited by those who check them
 		return g.slow(p, pass())
 	}
@@ -28,6 +33,17 @@ func (g *Guard) Connect(ctx context.Context, p *mail.Peer) mail.Verdict {
 		return v
 	}
 	return g.slow(p, pass())
+}
+
+// ofConnector tells whether an address is of a connector's networks. That is no
+// proof of anything, but who relays for many is not counted as one stranger.
+func (g *Guard) ofConnector(a netip.Addr) bool {
+	for _, c := range g.deps.Settings.AllConnectors() {
+		if c.Enabled && c.Direction != settings.DirectionOut && within(a, c.Networks) {
+			return true
+		}
+	}
+	return false
 }
 
 // Hello judges the name a peer gives itself. Names prove nothing, and honest

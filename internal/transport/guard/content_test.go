@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/binary"
@@ -12,11 +13,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/transport/authn"
+	"github.com/postern-mail/postern/internal/transport/scrub"
 	"github.com/postern-mail/postern/internal/transport/scrub/clamd"
 	"github.com/postern-mail/postern/internal/transport/scrub/rspamd"
 	"github.com/postern-mail/postern/internal/transport/settings"
@@ -389,4 +393,56 @@ func TestBulk(t *testing.T) {
 			t.Errorf("%q: %v", head, got)
 		}
 	}
+}
+
+// slowScanner counts how many are in it until it is let go.
+type slowScanner struct {
+	mu      sync.Mutex
+	in, max int
+	release chan struct{}
+}
+
+func (s *slowScanner) Scan(ctx context.Context, _ scrub.Mail) (scrub.Finding, error) {
+	s.mu.Lock()
+	s.in++
+	s.max = max(s.max, s.in)
+	s.mu.Unlock()
+	defer func() { s.mu.Lock(); s.in--; s.mu.Unlock() }()
+	select {
+	case <-s.release:
+		return scrub.Finding{}, nil
+	case <-ctx.Done():
+		return scrub.Finding{}, ctx.Err()
+	}
+}
+
+// TestScansAtOnce: a scanner that hangs holds so many messages and no more, and
+// the others get their answer in bounded time.
+func TestScansAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := &slowScanner{release: make(chan struct{})}
+		s := newScanner("malware", slow)
+		errs := make(chan error, 2*scansAtOnce)
+		began := time.Now()
+		for range 2 * scansAtOnce {
+			go func() {
+				_, err := s.ask(context.Background(), scrub.Mail{})
+				errs <- err
+			}()
+		}
+		for range scansAtOnce { // those that found no place
+			if err := <-errs; !kind.Is(err, kind.Busy) {
+				t.Error(err)
+			}
+		}
+		if d := time.Since(began); d != scanQueue || slow.max != scansAtOnce {
+			t.Errorf("%d at once, waited %s", slow.max, d)
+		}
+		close(slow.release)
+		for range scansAtOnce {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

@@ -50,6 +50,9 @@ type Deps struct {
 	// Usage asks about a mailbox that was full (mail.Store.Usage).
 	Usage    func(ctx context.Context, at org.MailboxRef) (mail.Usage, error)
 	Resolver *dns.Resolver
+	// Returns tells whether an address of ours is a rewritten sender (SRS) that
+	// leads back to somebody: it takes bounces and nothing else. nil: none is.
+	Returns func(a mail.Address) bool
 	// Roots vouch for client certificates; nil: the system's.
 	Roots *x509.CertPool
 	// Broadcast hands a batch to all other servers, best effort; it must not

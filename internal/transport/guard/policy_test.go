@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,6 +144,40 @@ func TestConnect(t *testing.T) {
 	}
 	if a := connect("198.51.101.1"); a != mail.ActionPass {
 		t.Errorf("the network beside: %v", a)
+	}
+}
+
+// TestConnectorsAreNotCounted: who relays for many is no flood.
+func TestConnectorsAreNotCounted(t *testing.T) {
+	w, peer := relayWorld(t)
+	w.group(t, settings.Group{ConnectionsPerMinute: 1})
+	for i := range 5 {
+		if v := w.Connect(t.Context(), peer("branch")); v.Action != mail.ActionPass {
+			t.Errorf("connector: %+v", v)
+		}
+		if v := w.Connect(t.Context(), peer("stranger")); (v.Action == mail.ActionPass) != (i == 0) {
+			t.Errorf("stranger: %+v", v)
+		}
+	}
+}
+
+// TestReturns: a rewritten sender takes bounces, and nothing is relayed by it.
+func TestReturns(t *testing.T) {
+	w := newWorld(t)
+	w.deps.Returns = func(a mail.Address) bool { return strings.HasPrefix(a.Local, "SRS0=good=") }
+	for _, c := range []struct {
+		from, to string
+		want     mail.Action
+	}{
+		{"", "SRS0=good=ab=target.test=bob@example.test", mail.ActionPass},
+		{"", "SRS0=good=ab=target.test=b%b@example.test", mail.ActionPass},
+		{"", "SRS0=bad=ab=target.test=bob@example.test", mail.ActionRefuse},
+		{"", "SRS0=good=ab=target.test=bob@target.test", mail.ActionRefuse},
+		{"x@evil.test", "SRS0=good=ab=target.test=bob@example.test", mail.ActionRefuse},
+	} {
+		if v := w.Recipient(t.Context(), peerAt("198.51.100.7"), &mail.Envelope{From: c.from}, to(c.to)[0]); v.Action != c.want {
+			t.Errorf("%v: %+v", c, v)
+		}
 	}
 }
 

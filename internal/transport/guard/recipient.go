@@ -35,6 +35,8 @@ func (g *Guard) recipient(ctx context.Context, p *mail.Peer, e *mail.Envelope, r
 		return g.noRelay("address literal")
 	case a.NeedsUTF8() && !e.UTF8:
 		return g.said("recipient", refuse("5.6.7", "Address needs SMTPUTF8", "UTF-8 without SMTPUTF8"))
+	case g.deps.Returns != nil && e.From == "" && g.deps.Directory.Hosted(a.Domain) && g.deps.Returns(a):
+		return g.said("return", pass())
 	case stranger(p) && strings.ContainsAny(a.Local, "@%!:"):
 		// Some hosts read a way through others out of it. We never do, but
 		// whoever asks looks for one that does.

@@ -21,8 +21,9 @@ const (
 	scanQueue   = 10 * time.Second
 	// downAfter is how many failures in a row make a scanner one that is down.
 	downAfter = 3
-	// maxAdded are the fields that a scanner may add.
-	maxAdded = 20
+	// maxAdded are the fields that a scanner may add, maxAddedValue the octets of
+	// the value of one.
+	maxAdded, maxAddedValue = 20, 2000
 )
 
 // scanner is one that is asked, and how it does.
@@ -209,6 +210,9 @@ func (c *content) mark(f scrub.Finding) {
 	}
 	c.field("X-Spam-Status", fmt.Sprintf("%s, score=%.1f required=%.1f", yes, f.Score, f.Required))
 	for _, h := range f.Add[:min(len(f.Add), maxAdded)] {
+		if len(h.Value) > maxAddedValue {
+			continue
+		}
 		switch strings.ToLower(h.Name) {
 		case "x-spam-flag", "x-spam-status", "authentication-results", "received", "return-path", "from", "sender":
 			continue // these are ours, or the author's, to say

@@ -26,15 +26,14 @@ func (g *Guard) Sender(ctx context.Context, p *mail.Peer, e *mail.Envelope) mail
 		return g.said("sender", refuse("5.1.7", "Sender is not a valid address", "sender cannot be read"))
 	}
 	f := g.inForce()
-	c, err := Prove(*p, *e, g.deps.Settings.AllConnectors(), g.tenancy())
-	if err == nil {
+	if c, err := Prove(*p, *e, g.deps.Settings.AllConnectors(), g.tenancy()); err == nil {
 		p.Connector, p.Organization = c.Name, c.Organization
 		return g.said("connector", pass())
 	}
 	if f.block.sender(from, now) {
 		return g.said("block", refuse("5.7.1", "This sender is not let in", "block list"))
 	}
-	if from.IsZero() || from.IsLiteral() || g.deps.Directory.Hosted(from.Domain) {
+	if from.IsZero() || from.IsLiteral() || g.deps.Directory.Hosted(from.Domain) || f.allow.network(p.Remote, now) {
 		return pass()
 	}
 	return g.senderExists(ctx, from.Domain)
