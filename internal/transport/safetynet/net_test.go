@@ -39,6 +39,12 @@ func TestPrimaryAnswers(t *testing.T) {
 	if m, times := w.have(); m != 602 || times != 602 {
 		t.Fatalf("%d messages, delivered %d times", m, times)
 	}
+	// A part that was begun by an old view leaves things as they are.
+	before, _ := w.view().Get(partKey(id, "MBX1", ""))
+	(&part{n: p.net, t: task{id: id}, r: st.Request}).run(t.Context())
+	if now, _ := w.view().Get(partKey(id, "MBX1", "")); now.Revision != before.Revision {
+		t.Fatal("a part that is over was done again")
+	}
 	// Nothing is done again by itself, and all of it is known when it is.
 	id2 := p.ask(start.Add(9 * time.Minute))
 	if st := p.reaches(id2, StateCompleted); st.Duplicates != 602 || !st.Request.From.Equal(start) {
