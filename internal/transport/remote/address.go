@@ -34,9 +34,12 @@ func public(ip netip.Addr) bool {
 
 // allowed takes out what mail for the Internet may not go to.
 func (a *Agent) allowed(ips []netip.Addr) []netip.Addr {
+	if a.d.Private {
+		return ips
+	}
 	var out []netip.Addr
 	for _, ip := range ips {
-		if (a.d.Private || public(ip)) && !a.own(ip) {
+		if public(ip) && !a.own(ip) {
 			out = append(out, ip)
 		}
 	}

@@ -80,7 +80,8 @@ type Deps struct {
 
 	// Port of other hosts, 25. Labs have another.
 	Port uint16
-	// Private allows hosts of a domain to have addresses that are not public.
+	// Private allows hosts of a domain to have addresses that are not public or
+	// are the group's, as in labs.
 	Private bool
 	// Own tells the addresses of this group, which no mail for the Internet
 	// goes to.
@@ -155,6 +156,6 @@ func (a *Agent) Deliver(ctx context.Context, w deliver.Work) []deliver.Result {
 	t := &trial{a: a, w: w, results: make([]deliver.Result, len(w.Rows)), open: len(w.Rows), settled: make([]bool, len(w.Rows))}
 	t.run(ctx)
 	t.wg.Wait()
-	t.finish(ctx)
+	t.finish()
 	return t.results
 }

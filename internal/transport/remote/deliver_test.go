@@ -181,7 +181,7 @@ func TestRight(t *testing.T) {
 		name  string
 		mine  int // the call of Mine that fails
 		begun error
-	}{{"at once", 1, nil}, {"connected", 2, nil}, {"before the dot", 4, nil}, {"not durable", 0, no}} {
+	}{{"at once", 1, nil}, {"connected", 2, nil}, {"before the dot", 3, nil}, {"not durable", 0, no}} {
 		w := newWorld(t)
 		p := w.host("192.0.2.1")
 		work := w.work("mx:a.test", letter, "user@a.test")

@@ -64,9 +64,12 @@ func (d *dressed) put(k dressKey, fields []byte, now time.Time) {
 	}
 }
 
-// load reads the message, takes out what was for the mailbox only, and puts
-// signatures in front.
+// load reads the message once there is somebody to take it, takes out what was
+// for the mailbox only, and puts signatures in front.
 func (t *trial) load(ctx context.Context) error {
+	if t.senders != nil {
+		return nil
+	}
 	t.senders = make([]string, len(t.w.Rows))
 	for i, r := range t.w.Rows {
 		if t.senders[i] = t.w.Message.Envelope.From; t.a.d.Sender != nil {

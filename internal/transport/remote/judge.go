@@ -113,7 +113,7 @@ func judgeHost(f *smtpc.Failure, a about) verdict {
 		v.Status = "4.4.1"
 		v.misconfigured = kind.Is(f, kind.Invalid)
 	case f.Stage == smtpc.StageAuth:
-		v.Status, v.misconfigured = "4.7.0", a.connector
+		v.Status = "4.7.0"
 	}
 	v.Whole = f.Stage != smtpc.StageBody && f.Stage != smtpc.StageDot // those may be the message's fault
 	v.Slow = !v.Whole

@@ -14,7 +14,7 @@ const (
 	maxIdle        = 10 * time.Second
 	maxAge         = 5 * time.Minute
 	maxMessages    = 100  // of a connection
-	maxPerDest     = 20   // connections
+	maxPerDest     = 20   // connections, where a connector has no number of its own
 	maxConnections = 1000 // in all
 	goodbye        = 2 * time.Second
 )
@@ -69,17 +69,18 @@ func (p *pool) stale(s *session) bool {
 	return now.Sub(s.since) >= maxIdle || now.Sub(s.born) >= maxAge
 }
 
-// reserve waits until another connection may be opened.
-func (p *pool) reserve(ctx context.Context, dest string) error {
+// reserve waits until another connection may be opened, of which a destination
+// has at most limit.
+func (p *pool) reserve(ctx context.Context, dest string, limit int) error {
 	for {
 		p.mu.Lock()
-		full := p.count[dest] >= maxPerDest
+		full := p.count[dest] >= limit
 		if full || p.total >= maxConnections {
 			if i := slices.IndexFunc(p.idle, func(s *session) bool { return !full || s.dest == dest }); i >= 0 {
 				s := p.idle[i]
 				p.idle = slices.Delete(p.idle, i, i+1)
 				p.retire(s)
-				full = p.count[dest] >= maxPerDest
+				full = p.count[dest] >= limit
 			}
 		}
 		if !full && p.total < maxConnections {

@@ -86,12 +86,12 @@ func TestLimits(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for range maxPerDest {
-			if err := p.reserve(ctx, "mx:a.test"); err != nil {
+			if err := p.reserve(ctx, "mx:a.test", maxPerDest); err != nil {
 				t.Fatal(err)
 			}
 		}
 		got := make(chan error, 1)
-		go func() { got <- p.reserve(ctx, "mx:a.test") }()
+		go func() { got <- p.reserve(ctx, "mx:a.test", maxPerDest) }()
 		synctest.Wait()
 		select {
 		case err := <-got:
@@ -103,11 +103,11 @@ func TestLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range maxConnections - maxPerDest {
-			if err := p.reserve(ctx, fmt.Sprintf("mx:%d.test", i)); err != nil {
+			if err := p.reserve(ctx, fmt.Sprintf("mx:%d.test", i), maxPerDest); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := p.reserve(ctx, "mx:b.test"); err == nil || p.total != maxConnections {
+		if err := p.reserve(ctx, "mx:b.test", maxPerDest); err == nil || p.total != maxConnections {
 			t.Errorf("%v, %d connections", err, p.total)
 		}
 	})
@@ -122,7 +122,7 @@ func TestEvict(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	for range maxPerDest {
-		if err := w.a.pool.reserve(t.Context(), "mx:a.test"); err != nil {
+		if err := w.a.pool.reserve(t.Context(), "mx:a.test", maxPerDest); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -164,7 +164,7 @@ func TestBeside(t *testing.T) {
 	w := newWorld(t)
 	p := w.host("192.0.2.1")
 	p.act["greeting"] = "421 4.7.0 too many connections"
-	if err := w.agent().pool.reserve(t.Context(), "mx:a.test"); err != nil {
+	if err := w.agent().pool.reserve(t.Context(), "mx:a.test", maxPerDest); err != nil {
 		t.Fatal(err)
 	}
 	if r := w.one("mx:a.test"); r.Whole || !r.Slow || r.State != queue.StateDeferred {

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/transport/dns"
 	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
 	"github.com/postern-mail/postern/internal/transport/settings"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
@@ -125,17 +127,16 @@ func (t *trial) exchangers(ctx context.Context, yield func(target) bool) {
 		t.note(judgeMX(domain, err))
 		return
 	}
+	if hosts = t.before(hosts); len(hosts) == 0 {
+		t.note(returned(554, "5.4.6", fmt.Sprintf("The hosts of %s are this server, which does not know the recipient", domain)))
+		return
+	}
 	sts, err := t.a.d.Policies.For(ctx, domain)
 	if err != nil {
 		t.report("sts", failureOfPolicy(err))
 	}
 	for i, mx := range shuffle(hosts) {
 		if i == maxHosts || ctx.Err() != nil {
-			return
-		}
-		if strings.EqualFold(mx.Host, t.a.d.Hostname) {
-			// Whoever stands behind us would send it here (RFC 5321 section 5.1).
-			t.note(returned(554, "5.4.6", fmt.Sprintf("The hosts of %s are this server, which does not know the recipient", domain)))
 			return
 		}
 		ips, ainfo, err := t.a.d.Resolver.Addrs(ctx, mx.Host)
@@ -153,6 +154,17 @@ func (t *trial) exchangers(ctx context.Context, yield func(target) bool) {
 			return
 		}
 	}
+}
+
+// before are the hosts that are preferred to this server: the others would send
+// it here (RFC 5321 section 5.1).
+func (t *trial) before(hosts []dns.MX) []dns.MX {
+	for _, h := range hosts {
+		if strings.EqualFold(h.Host, t.a.d.Hostname) {
+			return slices.DeleteFunc(hosts, func(o dns.MX) bool { return o.Preference >= h.Preference })
+		}
+	}
+	return hosts
 }
 
 // noWay is for a host that mail for the Internet may not go to.

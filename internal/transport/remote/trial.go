@@ -1,10 +1,12 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/transport/deliver"
@@ -19,6 +21,8 @@ const (
 	// maxBroken is how many sessions of an attempt may break off after the host
 	// had heard of the message.
 	maxBroken = 2
+	// maxSearch is how long hosts are looked for that answer.
+	maxSearch = 10 * time.Minute
 )
 
 // trial is one attempt at a work.
@@ -34,13 +38,17 @@ type trial struct {
 	settled []bool
 	open    int      // rows that are not settled
 	blamed  *verdict // what holds for them in the end
-	stopped bool     // nothing more may be tried
+	stopped bool     // nothing more is to be tried
+	left    bool     // and nothing is to be said of them: they are another's, or the time is over
 	broken  int
 	begin   func() error // of Work.Begun, which is called once
 	wg      sync.WaitGroup
 }
 
 func (t *trial) pending() bool { return t.open > 0 && !t.stopped }
+
+// leave ends the attempt without a word about the rows that are open.
+func (t *trial) leave() { t.stopped, t.left = true, true }
 
 // note keeps what a host or its lack means for the rows that stay open.
 func (t *trial) note(v verdict) { t.blamed = blame(t.blamed, v) }
@@ -65,8 +73,8 @@ func (t *trial) all(v verdict) {
 
 // run tries idle sessions first, then new ones.
 func (t *trial) run(ctx context.Context) {
-	if err := t.w.Mine(); err != nil {
-		t.stopped = true
+	if t.w.Mine() != nil {
+		t.leave()
 		return
 	}
 	r, v, ok := t.a.routeOf(t.w.Dest, t.w.Message.Envelope.RequireTLS)
@@ -79,11 +87,6 @@ func (t *trial) run(ctx context.Context) {
 		t.all(returned(552, "5.3.4", fmt.Sprintf("The message of %d bytes is larger than the %d the way to the recipient takes", t.w.Message.Size, limit)))
 		return
 	}
-	if err := t.load(ctx); err != nil {
-		t.a.d.Log.Warn("send message", "trace", t.w.Message.ID, "err", err)
-		t.all(deferred(451, "4.3.0", "The message cannot be read now"))
-		return
-	}
 	for t.pending() {
 		s := t.a.pool.take(t.r.key)
 		if s == nil {
@@ -94,8 +97,9 @@ func (t *trial) run(ctx context.Context) {
 	if !t.pending() {
 		return
 	}
+	start := t.a.d.Now()
 	for tg := range t.targets(ctx) {
-		if t.visit(ctx, tg); !t.pending() {
+		if t.visit(ctx, tg); !t.pending() || t.a.d.Now().Sub(start) > maxSearch {
 			return
 		}
 	}
@@ -103,15 +107,17 @@ func (t *trial) run(ctx context.Context) {
 
 // visit tries one address.
 func (t *trial) visit(ctx context.Context, tg target) {
-	if t.a.pool.reserve(ctx, t.r.dest) != nil || t.w.Mine() != nil {
-		t.stopped = true
+	if t.a.pool.reserve(ctx, t.r.dest, cmp.Or(t.r.set.Concurrency, maxPerDest)) != nil {
+		t.leave()
 		return
 	}
 	s, f := t.connect(ctx, tg)
 	if f != nil {
 		t.hostFailed(f, tg.host)
 		t.a.pool.release(t.r.dest)
-		t.stopped = ctx.Err() != nil
+		if ctx.Err() != nil {
+			t.leave()
+		}
 		return
 	}
 	t.speak(ctx, s)
@@ -136,19 +142,26 @@ func (t *trial) about(host, last string) about {
 
 // speak sends over a session what is open, and gives the session back.
 func (t *trial) speak(ctx context.Context, s *session) {
+	defer t.a.pool.put(s)
+	if err := t.load(ctx); err != nil {
+		t.a.d.Log.Warn("send message", "trace", t.w.Message.ID, "err", err)
+		t.all(deferred(451, "4.3.0", "The message cannot be read now"))
+		return
+	}
 	for again := true; again && t.pending(); {
 		if t.w.Mine() != nil {
-			t.stopped = true
-			break
+			t.leave()
+			return
 		}
 		batch := t.batch()
 		t.announce(ctx, s.host)
 		s.sent++
 		sent, err := s.conn.Send(ctx, t.envelope(batch), t.body, t.beforeDot)
 		again = t.take(s, batch, sent, err)
-		t.stopped = t.stopped || ctx.Err() != nil
+		if ctx.Err() != nil {
+			t.leave()
+		}
 	}
-	t.a.pool.put(s)
 }
 
 // batch are rows for one transaction: those of the first open one's sender.
@@ -240,7 +253,7 @@ func (t *trial) onTLS(v verdict, s *session) verdict {
 func (t *trial) refused(s *session, batch []int, sent smtpc.Sent, f *smtpc.Failure) bool {
 	switch {
 	case f.Stage == smtpc.StageHook:
-		t.stopped = true
+		t.leave()
 		return false
 	case f.Stage == smtpc.StageCheck && slices.Contains([]string{"5.6.3", "5.6.7", "5.6.9", "5.7.30"}, f.Reply.Status):
 		t.note(judge(f.Reply, t.about(s.host, ""))) // another host may be able to
@@ -261,17 +274,16 @@ func (t *trial) refused(s *session, batch []int, sent smtpc.Sent, f *smtpc.Failu
 }
 
 // finish says what holds for the rows that nobody answered for.
-func (t *trial) finish(ctx context.Context) {
-	if t.open == 0 {
-		return
-	}
+func (t *trial) finish() {
 	switch {
-	case ctx.Err() != nil || t.blamed == nil && t.stopped:
+	case t.left:
 		for i := range t.results {
 			if !t.settled[i] {
 				t.results[i] = deliver.Result{State: queue.StateReady}
 			}
 		}
+		return
+	case t.open == 0:
 		return
 	case t.blamed == nil:
 		t.note(deferred(451, "4.4.4", "There is no host to send to").whole())
