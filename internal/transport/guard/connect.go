@@ -57,7 +57,7 @@ func (g *Guard) Hello(_ context.Context, p *mail.Peer) mail.Verdict {
 
 // Failed remembers that the peer did what guessers do: a wrong password, an
 // unknown recipient, a bad command. Its network is made to wait for answers
-// once that happens often.
+// once that happens often. Attempts to relay are counted by Recipient itself.
 func (g *Guard) Failed(p *mail.Peer, what string) {
 	g.m.failed.WithLabelValues(failure(what)).Inc()
 	if p.Connector != "" || g.inForce().allow.network(p.Remote, time.Now()) {

@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/internal/base/message"
 	"github.com/postern-mail/postern/internal/directory"
@@ -23,6 +24,7 @@ type content struct {
 	prepend  []byte
 	trusted  bool   // the network is on the allow list
 	friend   bool   // so is it, or a proven sender
+	spam     bool   // the scanner calls it so
 	known    string // sender and network that the greylist need not stop, empty for none
 }
 
@@ -52,8 +54,13 @@ func (g *Guard) Content(ctx context.Context, p *mail.Peer, s *mail.Submission) m
 	v := mail.Verdict{Prepend: c.prepend}
 	if s.Quarantine != "" {
 		v.Action, v.Why = mail.ActionQuarantine, s.Quarantine
-	} else if c.known != "" {
-		g.mem.know(c.known, s.Received)
+		return v
+	}
+	if c.known != "" {
+		g.mem.know(c.known, time.Now())
+	}
+	if stranger(p) && !c.spam {
+		g.mem.behaved(network(p.Remote), time.Now())
 	}
 	return v
 }

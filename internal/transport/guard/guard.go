@@ -31,6 +31,9 @@ const (
 type Config struct {
 	// Hostname is our name in Authentication-Results (RFC 8601: authserv-id).
 	Hostname string
+	// Private says that this network is closed: clients in it are not asked
+	// for what only DNS of the Internet could tell.
+	Private bool
 }
 
 // Directory is the part of *directory.Directory that policy asks.
@@ -105,6 +108,11 @@ func (g *Guard) Run(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// near tells whether the peer is in our own closed network.
+func (g *Guard) near(p *mail.Peer) bool {
+	return g.cfg.Private && (p.Remote.IsLoopback() || p.Remote.IsPrivate())
 }
 
 // stranger tells whether nobody vouches for the peer.

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"crypto/sha256"
+	"math"
 	"net/netip"
 	"sync"
 	"time"
@@ -128,6 +129,20 @@ func (m *memory) fail(net string, now time.Time) {
 	m.tell(seen{kindFailure, net}, 1)
 }
 
+// behaved forgives a failure for a message that was taken: where many people
+// send from one network, some of them mistype.
+func (m *memory) behaved(net string, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, ok := m.failures.get(net)
+	if !ok {
+		return
+	}
+	if b.add(-1, now); b.level <= 0 {
+		m.failures.drop(net)
+	}
+}
+
 func (b *bucket) add(n float64, now time.Time) {
 	*b = bucket{min(b.now(now)+n, maxFailures), now}
 }
@@ -144,7 +159,7 @@ func (m *memory) tarpit(net string, client netip.Addr, now time.Time) time.Durat
 	if !ok {
 		return 0
 	}
-	over := int(b.now(now)) - freeFailures
+	over := int(math.Ceil(b.now(now))) - freeFailures
 	if over < 0 {
 		return 0
 	}

@@ -74,7 +74,7 @@ func (g *Guard) said(check string, v mail.Verdict) mail.Verdict {
 // failure is what Failed was told, as a label; the doors' words are few.
 func failure(what string) string {
 	switch what {
-	case "password", "recipient", "command":
+	case "password", "recipient", "command", "relay":
 		return what
 	}
 	return "other"

@@ -235,6 +235,31 @@ func TestTarpit(t *testing.T) {
 	})
 }
 
+// TestTarpitForgives: a network of many people is not held up by some of them.
+func TestTarpitForgives(t *testing.T) {
+	w := newWorld(t, "friend.test. 60 IN MX 10 mx.friend.test.")
+	p := peerAt("198.51.100.7")
+	for range 7 {
+		w.Failed(p, "recipient")
+	}
+	if d := w.mem.tarpit(network(p.Remote), p.Remote, time.Now()); d != 4*time.Second {
+		t.Fatalf("waits %s", d)
+	}
+	for range 3 {
+		w.give(t, peerAt("198.51.100.8"), "x@friend.test", letter("x@friend.test"), "ann@example.test")
+	}
+	if d := w.mem.tarpit(network(p.Remote), p.Remote, time.Now()); d != 0 {
+		t.Errorf("waits %s", d)
+	}
+	// Relaying is what guessers try as well.
+	for range 5 {
+		w.Recipient(t.Context(), p, &mail.Envelope{From: "x@friend.test"}, to("x@target.test")[0])
+	}
+	if d := w.mem.tarpit(network(p.Remote), p.Remote, time.Now()); d == 0 {
+		t.Error("relaying costs nothing")
+	}
+}
+
 func TestGreylist(t *testing.T) {
 	w := newWorld(t)
 	w.group(t, settings.Group{Greylist: true, GreylistDelay: conf.Duration(time.Minute)})

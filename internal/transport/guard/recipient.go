@@ -25,14 +25,14 @@ func (g *Guard) Recipient(ctx context.Context, p *mail.Peer, e *mail.Envelope, r
 // recipient is Recipient without the greylist.
 func (g *Guard) recipient(ctx context.Context, p *mail.Peer, e *mail.Envelope, r mail.EnvelopeRecipient) mail.Verdict {
 	if strings.HasPrefix(r.Address, "@") { // source route (RFC 5321 appendix C)
-		return g.noRelay("source route")
+		return g.noRelay(p, "source route")
 	}
 	a, err := mail.ParseAddress(r.Address)
 	switch {
 	case err != nil:
 		return g.said("recipient", refuse("5.1.3", "Address is not valid", "address cannot be read"))
 	case a.IsLiteral():
-		return g.noRelay("address literal")
+		return g.noRelay(p, "address literal")
 	case a.NeedsUTF8() && !e.UTF8:
 		return g.said("recipient", refuse("5.6.7", "Address needs SMTPUTF8", "UTF-8 without SMTPUTF8"))
 	case g.deps.Returns != nil && e.From == "" && g.deps.Directory.Hosted(a.Domain) && g.deps.Returns(a):
@@ -40,28 +40,31 @@ func (g *Guard) recipient(ctx context.Context, p *mail.Peer, e *mail.Envelope, r
 	case stranger(p) && strings.ContainsAny(a.Local, "@%!:"):
 		// Some hosts read a way through others out of it. We never do, but
 		// whoever asks looks for one that does.
-		return g.noRelay("route in the local part")
+		return g.noRelay(p, "route in the local part")
 	}
 	if !g.deps.Directory.Hosted(a.Domain) {
 		if stranger(p) {
-			return g.noRelay("not hosted")
+			return g.noRelay(p, "not hosted")
 		}
 		return g.said("relay", pass())
 	}
 	d, err := g.deps.Directory.Destination(a)
 	if err != nil {
-		return g.unknown(err)
+		return g.unknown(p, err)
 	}
 	return g.destination(ctx, p, e, d)
 }
 
-func (g *Guard) noRelay(why string) mail.Verdict {
+func (g *Guard) noRelay(p *mail.Peer, why string) mail.Verdict {
+	if stranger(p) {
+		g.Failed(p, "relay")
+	}
 	return g.said("relay", refuse("5.7.1", "Relaying is not allowed", why))
 }
 
 // unknown answers for an error of the directory. Texts are ours: an error may
 // tell more than a stranger should know.
-func (g *Guard) unknown(err error) mail.Verdict {
+func (g *Guard) unknown(p *mail.Peer, err error) mail.Verdict {
 	v := later("4.3.0", "Directory cannot answer, try again later", err.Error())
 	switch kind.Of(err) {
 	case kind.NotFound:
@@ -71,7 +74,7 @@ func (g *Guard) unknown(err error) mail.Verdict {
 	case kind.Invalid:
 		v = refuse("5.2.4", "Group is too large", err.Error())
 	case kind.Elsewhere: // the domain has just left
-		return g.noRelay("not hosted any more")
+		return g.noRelay(p, "not hosted any more")
 	}
 	return g.said("recipient", v)
 }

@@ -202,7 +202,7 @@ func text(said, otherwise string) string {
 func (c *content) mark(f scrub.Finding) {
 	yes := "No"
 	if f.Spam {
-		yes, c.known = "Yes", ""
+		yes, c.spam, c.known = "Yes", true, ""
 		c.field("X-Spam-Flag", "YES")
 		if c.s.Priority < mail.PriorityLow {
 			c.s.Priority = mail.PriorityLow

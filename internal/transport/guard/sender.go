@@ -33,7 +33,7 @@ func (g *Guard) Sender(ctx context.Context, p *mail.Peer, e *mail.Envelope) mail
 	if f.block.sender(from, now) {
 		return g.said("block", refuse("5.7.1", "This sender is not let in", "block list"))
 	}
-	if from.IsZero() || from.IsLiteral() || g.deps.Directory.Hosted(from.Domain) || f.allow.network(p.Remote, now) {
+	if from.IsZero() || from.IsLiteral() || g.deps.Directory.Hosted(from.Domain) || g.near(p) || f.allow.network(p.Remote, now) {
 		return pass()
 	}
 	return g.senderExists(ctx, from.Domain)
