@@ -67,11 +67,8 @@ func (m *Mover) traceCommand(ctx context.Context, in traceIn) ([]MessageRow, err
 			return nil, err
 		}
 	}
-	return m.collect(ctx, in.Server, f, in.Limit, func(r row) bool { return in.Copies || !copyOf(r) })
+	return m.collect(ctx, in.Server, f, in.Limit, func(r row) bool { return in.Copies || !r.Copy })
 }
-
-// copyOf tells whether a row is of a copy whose own server answers as well.
-func copyOf(r row) bool { return r.State == queue.StateHeld || r.State == queue.StateElsewhere }
 
 // everywhere are the rows of one message on all servers, as far as the caller
 // may see them.
@@ -93,7 +90,7 @@ func (m *Mover) everywhere(ctx context.Context, trace string) ([]row, error) {
 		for _, r := range a.Answer.Rows {
 			switch {
 			case !sees(ctx, r):
-			case copyOf(r):
+			case r.Copy:
 				copies = append(copies, r)
 			default:
 				own = append(own, r)

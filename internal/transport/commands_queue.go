@@ -118,7 +118,7 @@ func (m *Mover) showQueue(ctx context.Context, in showQueueIn) ([]MessageRow, er
 		return nil, err
 	}
 	f := queue.Filter{Organization: o, Dest: in.Destination, Unfinished: true, Limit: min(max(in.Limit, 1), queue.MaxFind)}
-	rows, err := m.collect(ctx, in.Server, f, in.Limit, func(r row) bool { return r.State != queue.StateHeld && (!in.Alone || r.Shadow == "") })
+	rows, err := m.collect(ctx, in.Server, f, in.Limit, func(r row) bool { return !r.Copy && (!in.Alone || r.Shadow == "") })
 	return rows, err
 }
 

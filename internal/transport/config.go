@@ -22,7 +22,7 @@ type Config struct {
 	Hostname    string        `toml:"hostname" doc:"Name this server says to others. Empty: smtp.hostname."`
 	Source      []string      `toml:"source" doc:"Addresses to send from, at most one of each family. Empty: what the system chooses."`
 	RemotePort  int           `toml:"remote_port" doc:"Port of other mail servers; other than 25 is for tests." default:"25"`
-	Private     bool          `toml:"private" doc:"Also send to hosts that MX records name on private and loopback addresses; for tests and closed networks."`
+	Private     bool          `toml:"private" doc:"For closed networks and tests: also send to hosts that MX records name on private and loopback addresses, and do not ask DNS whether clients in such networks are who they say."`
 	Drain       conf.Duration `toml:"drain" doc:"Time that deliveries under way have when the server stops." default:"20s"`
 	DNS         DNSConfig     `toml:"dns" doc:"Questions to the DNS."`
 	Rspamd      RspamdConfig  `toml:"rspamd" doc:"The spam scanner rspamd."`

@@ -12,7 +12,4 @@ var (
 		"The clock of this server jumped or differs from the others'; messages do not expire until it is right.",
 		"Look at the time service (chronyc tracking, timedatectl) of this server.")
 	EventClockGood = event.Define(1741, "clock_trusted", slog.LevelInfo, "The clock of this server is right again.", "")
-	EventHeldBack  = event.Define(1750, "account_held_back", slog.LevelWarn,
-		"An account wrote to more recipients elsewhere than it may; its mail waits, suspended.",
-		"Find out whether its password was stolen; then postern queue resume or remove its messages.")
 )

@@ -53,7 +53,7 @@ func (m *Mover) assemble() (err error) {
 		Connector: m.settings.Connector, ClientCertificate: d.ClientCertificate, OpenSecret: d.Group.OpenSecret,
 		Authors: authors, Keys: m.signers, Sender: m.senderOf, Port: uint16(m.cfg.RemotePort), Private: m.cfg.Private, Own: m.own,
 		Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
-	m.guard = guard.New(guard.Config{Hostname: m.hostname()}, guard.Deps{View: d.Group.View, Settings: m.settings, Directory: d.Directory,
+	m.guard = guard.New(guard.Config{Hostname: m.hostname(), Private: m.cfg.Private}, guard.Deps{View: d.Group.View, Settings: m.settings, Directory: d.Directory,
 		Usage: d.Store.Usage, Resolver: m.resolver, Broadcast: m.broadcast, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	m.quarantine = quarantine.New(quarantine.Deps{Store: d.Store, Boxes: boxes{d.Directory}, Book: m.settings, Agreed: d.Group, Log: m.log, Now: m.now,
 		Submit: func(ctx context.Context, s mail.Submission) (mail.Receipt, error) { return m.take(ctx, s, internal{}) }})
@@ -140,6 +140,9 @@ const askRemember = "remember"
 // Safety Net has at most as many deliveries under way as resubmitting.
 func (m *Mover) resubmit(ctx context.Context, it safetynet.Item) (bool, error) {
 	body, err := it.Body(ctx)
+	if kind.Is(err, kind.Corrupt) {
+		body, err = m.Body(ctx, it.Message.ID)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -156,8 +159,8 @@ func (m *Mover) resubmit(ctx context.Context, it safetynet.Item) (bool, error) {
 	if len(done) != 1 {
 		return false, errors.New("the store answered for another number of recipients")
 	}
-	if done[0].Refused != "" {
-		return false, errors.New(done[0].Refused)
+	if d := done[0]; d.Refused != "" || d.RefusedKind != 0 {
+		return false, kind.Errorf(kind.Kind(d.RefusedKind), "mailbox %s: %s", at.ID, d.Refused)
 	}
 	return done[0].Duplicate, nil
 }

@@ -48,6 +48,9 @@ type row struct {
 	Remote    string
 	Report    mail.TraceID // the message it is a report on or a copy of
 	TakenFrom org.ServerName
+	// Copy says that the answering server holds it for another, whose own row
+	// says more.
+	Copy bool
 }
 
 type idQuery struct {
@@ -213,10 +216,11 @@ func (m *Mover) find(q findQuery) (a findAnswer, err error) {
 }
 
 func (m *Mover) row(msg queue.Message, r queue.RecipientRow) row {
-	if r.Server == "" {
+	held := r.Server != ""
+	if !held {
 		r.Server = m.me
 	}
-	return row{RecipientRow: r, Received: msg.Received, Sender: msg.Envelope.From, SenderOrg: msg.Origin.Organization, Subject: msg.Subject, MessageID: msg.MessageID,
+	return row{RecipientRow: r, Copy: held, Received: msg.Received, Sender: msg.Envelope.From, SenderOrg: msg.Origin.Organization, Subject: msg.Subject, MessageID: msg.MessageID,
 		Size: msg.Size, Account: msg.Origin.Account, Door: msg.Origin.Door, Remote: msg.Origin.Remote, Report: msg.Parent, TakenFrom: msg.TakenFrom}
 }
 
