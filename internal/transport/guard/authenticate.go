@@ -66,7 +66,7 @@ func reason(err error) string {
 // authenticate finds out who a message is from. It does so for strangers, and
 // for connectors whose proof others share.
 func (c *content) authenticate(ctx context.Context) mail.Verdict {
-	if c.g.near(c.p) || !stranger(c.p) && !c.mustBeSigned() {
+	if !c.mustBeSigned() && (!stranger(c.p) || c.g.near(c.p)) {
 		return pass()
 	}
 	r := c.g.checker.Check(ctx, *c.p, c.s.Envelope, c.s.Body)

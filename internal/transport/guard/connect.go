@@ -2,7 +2,6 @@ package guard
 
 import (
 	"context"
-	"net/netip"
 	"time"
 
 	"github.com/postern-mail/postern/internal/mail"
@@ -19,7 +18,7 @@ func (g *Guard) Connect(ctx context.Context, p *mail.Peer) mail.Verdict {
 	if f.block.network(p.Remote, now) {
 		return g.said("block", closing(refuse("5.7.1", "This network is not let in", "block list")))
 	}
-	if g.ofConnector(p.Remote) {
+	if g.many(p) {
 		return pass()
 	}
 	if p.Door != doorReceive { // logins are limited by those who check them
@@ -35,9 +34,14 @@ func (g *Guard) Connect(ctx context.Context, p *mail.Peer) mail.Verdict {
 	return g.slow(p, pass())
 }
 
-// ofConnector tells whether an address is of a connector's networks. That is no
-// proof of anything, but who relays for many is not counted as one stranger.
-func (g *Guard) ofConnector(a netip.Addr) bool {
+// many tells whether the peer may speak for many: a program of this host, a
+// closed network, a connector's networks. That is no proof of anything, but such
+// a one is not counted as one stranger, nor made to wait for what others do.
+func (g *Guard) many(p *mail.Peer) bool {
+	a := p.Remote.Unmap()
+	if a.IsLoopback() || g.near(p) {
+		return true
+	}
 	for _, c := range g.deps.Settings.AllConnectors() {
 		if c.Enabled && c.Direction != settings.DirectionOut && within(a, c.Networks) {
 			return true
@@ -60,7 +64,7 @@ func (g *Guard) Hello(_ context.Context, p *mail.Peer) mail.Verdict {
 // once that happens often. Attempts to relay are counted by Recipient itself.
 func (g *Guard) Failed(p *mail.Peer, what string) {
 	g.m.failed.WithLabelValues(failure(what)).Inc()
-	if p.Connector != "" || g.inForce().allow.network(p.Remote, time.Now()) {
+	if p.Connector != "" || g.many(p) || g.inForce().allow.network(p.Remote, time.Now()) {
 		return
 	}
 	g.mem.fail(network(p.Remote), time.Now())

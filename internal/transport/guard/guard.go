@@ -112,7 +112,8 @@ func (g *Guard) Run(ctx context.Context) error {
 
 // near tells whether the peer is in our own closed network.
 func (g *Guard) near(p *mail.Peer) bool {
-	return g.cfg.Private && (p.Remote.IsLoopback() || p.Remote.IsPrivate())
+	a := p.Remote.Unmap()
+	return g.cfg.Private && (a.IsLoopback() || a.IsPrivate())
 }
 
 // stranger tells whether nobody vouches for the peer.

@@ -181,6 +181,47 @@ func TestReturns(t *testing.T) {
 	}
 }
 
+// TestNear: programs of this host and a closed network are not counted, asked
+// about or made to wait; what they may do stays the same.
+func TestNear(t *testing.T) {
+	for _, private := range []bool{false, true} {
+		w := newWorld(t)
+		w.cfg.Private = private
+		w.group(t, settings.Group{ConnectionsPerMinute: 1})
+		for addr, many := range map[string]bool{"127.0.0.1": true, "::1": true, "::ffff:127.0.0.1": true, "10.1.2.3": private, "fd00::1": private, "198.51.100.7": false} {
+			last := mail.Verdict{}
+			for range 10 {
+				p := peerAt(addr)
+				p.Reverse = "known.test"
+				w.Failed(p, "password")
+				last = w.Connect(t.Context(), p)
+			}
+			if (last.Action == mail.ActionPass && last.Delay == 0) != many {
+				t.Errorf("%s, private %v: %+v", addr, private, last)
+			}
+			p, e := peerAt(addr), mail.Envelope{From: "x@nothing.test"}
+			if v := w.Sender(t.Context(), p, &e); (v.Action == mail.ActionPass) != (private && many) {
+				t.Errorf("%s, private %v: sender %+v", addr, private, v)
+			}
+			if v := w.Recipient(t.Context(), p, &e, to("x@target.test")[0]); v.Action != mail.ActionRefuse {
+				t.Errorf("%s, private %v: relays", addr, private)
+			}
+		}
+	}
+}
+
+// TestNearMustSign: also in a closed network a connector of a cloud needs its
+// signature.
+func TestNearMustSign(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.Private = true
+	w.put(t, settings.ConnectorKey("example", "google"), settings.Connector{Name: "google", Organization: "example", Enabled: true,
+		Direction: settings.DirectionIn, Kind: settings.KindGoogle, Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}})
+	if v, _ := w.give(t, peerAt("10.1.2.3"), "ann@example.test", []byte(plain), "bob@target.test"); v.Action != mail.ActionRefuse {
+		t.Errorf("%+v", v)
+	}
+}
+
 func TestHello(t *testing.T) {
 	w := newWorld(t)
 	for _, c := range []struct {
