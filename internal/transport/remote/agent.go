@@ -109,6 +109,7 @@ type Agent struct {
 	pool     *pool
 	dressed  *dressed
 	failing  *failing
+	cold     *cold
 	sessions *prometheus.CounterVec // by policy and result of TLS
 }
 
@@ -130,7 +131,7 @@ func New(d Deps) *Agent {
 	if d.Dial == nil {
 		d.Dial = dial
 	}
-	a := &Agent{d: d, pool: newPool(d.Now), dressed: newDressed(), failing: newFailing(d.Events),
+	a := &Agent{d: d, pool: newPool(d.Now), dressed: newDressed(), failing: newFailing(d.Events), cold: newCold(),
 		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "postern_transport_tls_total",
 			Help: "Sessions with other hosts, by the policy for TLS and what came of it."}, []string{"policy", "result"})}
 	if d.Metrics != nil {

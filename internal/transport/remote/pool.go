@@ -54,6 +54,10 @@ func newPool(now func() time.Time) *pool {
 func (p *pool) take(key string) *session {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.find(key)
+}
+
+func (p *pool) find(key string) *session {
 	for i, s := range slices.Backward(p.idle) {
 		if s.key == key && !p.stale(s) {
 			p.idle = slices.Delete(p.idle, i, i+1)
@@ -70,10 +74,14 @@ func (p *pool) stale(s *session) bool {
 }
 
 // reserve waits until another connection may be opened, of which a destination
-// has at most limit.
-func (p *pool) reserve(ctx context.Context, dest string, limit int) error {
+// has at most limit, or gives a session that became idle meanwhile.
+func (p *pool) reserve(ctx context.Context, dest, key string, limit int) (*session, error) {
 	for {
 		p.mu.Lock()
+		if s := p.find(key); s != nil {
+			p.mu.Unlock()
+			return s, nil
+		}
 		full := p.count[dest] >= limit
 		if full || p.total >= maxConnections {
 			if i := slices.IndexFunc(p.idle, func(s *session) bool { return !full || s.dest == dest }); i >= 0 {
@@ -87,14 +95,14 @@ func (p *pool) reserve(ctx context.Context, dest string, limit int) error {
 			p.count[dest]++
 			p.total++
 			p.mu.Unlock()
-			return nil
+			return nil, nil
 		}
 		changed := p.changed
 		p.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 }

@@ -3,6 +3,9 @@ package remote
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,12 +89,15 @@ func TestLimits(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		for range maxPerDest {
-			if err := p.reserve(ctx, "mx:a.test", maxPerDest); err != nil {
+			if _, err := p.reserve(ctx, "mx:a.test", "none", maxPerDest); err != nil {
 				t.Fatal(err)
 			}
 		}
 		got := make(chan error, 1)
-		go func() { got <- p.reserve(ctx, "mx:a.test", maxPerDest) }()
+		go func() {
+			_, err := p.reserve(ctx, "mx:a.test", "none", maxPerDest)
+			got <- err
+		}()
 		synctest.Wait()
 		select {
 		case err := <-got:
@@ -103,11 +109,11 @@ func TestLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range maxConnections - maxPerDest {
-			if err := p.reserve(ctx, fmt.Sprintf("mx:%d.test", i), maxPerDest); err != nil {
+			if _, err := p.reserve(ctx, fmt.Sprintf("mx:%d.test", i), "none", maxPerDest); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := p.reserve(ctx, "mx:b.test", maxPerDest); err == nil || p.total != maxConnections {
+		if _, err := p.reserve(ctx, "mx:b.test", "none", maxPerDest); err == nil || p.total != maxConnections {
 			t.Errorf("%v, %d connections", err, p.total)
 		}
 	})
@@ -122,7 +128,7 @@ func TestEvict(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	for range maxPerDest {
-		if err := w.a.pool.reserve(t.Context(), "mx:a.test", maxPerDest); err != nil {
+		if _, err := w.a.pool.reserve(t.Context(), "mx:a.test", "none", maxPerDest); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -164,10 +170,94 @@ func TestBeside(t *testing.T) {
 	w := newWorld(t)
 	p := w.host("192.0.2.1")
 	p.act["greeting"] = "421 4.7.0 too many connections"
-	if err := w.agent().pool.reserve(t.Context(), "mx:a.test", maxPerDest); err != nil {
+	if _, err := w.agent().pool.reserve(t.Context(), "mx:a.test", "none", maxPerDest); err != nil {
 		t.Fatal(err)
 	}
 	if r := w.one("mx:a.test"); r.Whole || !r.Slow || r.State != queue.StateDeferred {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestCold: an address that swallows packets costs its time once, and is tried
+// after the others until it answers again.
+func TestCold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.zone.addrs["mx.a.test"] = []string{"2001:db8::1", "192.0.2.1"}
+		six, four := w.host("2001:db8::1"), w.host("192.0.2.1")
+		six.act["connect"] = hang
+		start := time.Now()
+		for range 3 {
+			if r := w.one("mx:a.test"); r.State != queue.StateRelayed {
+				t.Errorf("%+v", r)
+			}
+		}
+		if took := time.Since(start); took != 30*time.Second || len(four.got()) != 3 {
+			t.Errorf("%d messages in %s", len(four.got()), took)
+		}
+		four.act["greeting"] = drop
+		delete(six.act, "connect")
+		if r := w.one("mx:a.test"); r.State != queue.StateRelayed || len(six.got()) != 1 {
+			t.Errorf("the last resort: %+v", r)
+		}
+		if w.one("mx:a.test"); len(w.dialed) != 7 {
+			t.Errorf("dialed %q", w.dialed)
+		}
+		c, now := newCold(), time.Now()
+		for i := range maxCold + 1 {
+			c.add(netip.AddrPortFrom(netip.AddrFrom4([4]byte{0, 0, byte(i >> 8), byte(i)}), 25), now)
+		}
+		if len(c.until) != maxCold {
+			t.Errorf("%d remembered", len(c.until))
+		}
+		late := now.Add(coldTime)
+		c.add(netip.AddrPort{}, late)
+		if !c.is(netip.AddrPort{}, late) || len(c.until) != 1 || c.is(netip.AddrPort{}, late.Add(coldTime)) {
+			t.Errorf("%d remembered", len(c.until))
+		}
+	})
+}
+
+// TestConcurrent: many at a time share few connections, over real sockets and
+// from the address that was chosen.
+func TestConcurrent(t *testing.T) {
+	w := newWorld(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.host("")
+	from := make(chan string, 1000)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			from <- c.RemoteAddr().(*net.TCPAddr).IP.String()
+			wg.Go(func() { p.serve(c) })
+		}
+	})
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() { l.Close() })
+	w.zone.addrs["mx.a.test"] = []string{"127.0.0.1"}
+	w.deps.Dial, w.deps.Private, w.deps.Port = nil, true, uint16(l.Addr().(*net.TCPAddr).Port)
+	w.deps.Sources = []Source{{Address: netip.MustParseAddr("127.0.0.7")}}
+	w.run()
+	const workers, each = 40, 10
+	var senders sync.WaitGroup
+	for range workers {
+		senders.Go(func() {
+			for range each {
+				if r := w.one("mx:a.test"); r.State != queue.StateRelayed {
+					t.Errorf("%+v", r)
+				}
+			}
+		})
+	}
+	senders.Wait()
+	if n := len(from); n > maxPerDest || len(p.got()) != workers*each || <-from != "127.0.0.7" {
+		t.Errorf("%d messages over %d sessions", len(p.got()), n)
 	}
 }

@@ -34,24 +34,34 @@ type target struct {
 	policy tlspolicy.Basis // that of the domain, where the message asks for more
 }
 
-// targets goes through the addresses to try, in order. What keeps a host from
-// being one of them is noted.
+// targets goes through the addresses to try, in order, those that lately did
+// not answer behind the others. What keeps a host from being one of them is
+// noted.
 func (t *trial) targets(ctx context.Context) iter.Seq[target] {
 	return func(yield func(target) bool) {
-		n := 0
+		n, open := 0, true
+		var last []target
 		limited := func(tg target) bool {
+			if t.a.cold.is(tg.addr, t.a.d.Now()) {
+				last = append(last, tg)
+				return true
+			}
 			n++
-			return yield(tg) && n < maxAddresses
+			open = yield(tg) && n < maxAddresses
+			return open
 		}
-		if t.r.kind != destMX {
+		if ip, ok := literal(t.r.domain); t.r.kind != destMX {
 			t.configured(ctx, limited)
-			return
-		}
-		if ip, ok := literal(t.r.domain); ok {
+		} else if ok {
 			t.literal(ctx, ip, limited)
-			return
+		} else {
+			t.exchangers(ctx, limited)
 		}
-		t.exchangers(ctx, limited)
+		for _, tg := range last {
+			if n++; !open || n > maxAddresses || ctx.Err() != nil || !yield(tg) {
+				return
+			}
+		}
 	}
 }
 

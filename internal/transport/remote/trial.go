@@ -23,6 +23,8 @@ const (
 	maxBroken = 2
 	// maxSearch is how long hosts are looked for that answer.
 	maxSearch = 10 * time.Minute
+	// slowConnect is how long an address has to keep silent to be cold.
+	slowConnect = 10 * time.Second
 )
 
 // trial is one attempt at a work.
@@ -105,21 +107,35 @@ func (t *trial) run(ctx context.Context) {
 	}
 }
 
-// visit tries one address.
+// visit tries one address, and before it whatever session becomes idle.
 func (t *trial) visit(ctx context.Context, tg target) {
-	if t.a.pool.reserve(ctx, t.r.dest, cmp.Or(t.r.set.Concurrency, maxPerDest)) != nil {
-		t.leave()
-		return
+	for {
+		s, err := t.a.pool.reserve(ctx, t.r.dest, t.r.key, cmp.Or(t.r.set.Concurrency, maxPerDest))
+		if err != nil {
+			t.leave()
+			return
+		}
+		if s == nil {
+			break
+		}
+		if t.speak(ctx, s); !t.pending() {
+			return
+		}
 	}
+	start := t.a.d.Now()
 	s, f := t.connect(ctx, tg)
 	if f != nil {
 		t.hostFailed(f, tg.host)
 		t.a.pool.release(t.r.dest)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			t.leave()
+		case f.Reply.Code == 0 && t.a.d.Now().Sub(start) >= slowConnect:
+			t.a.cold.add(tg.addr, t.a.d.Now())
 		}
 		return
 	}
+	t.a.cold.answered(tg.addr)
 	t.speak(ctx, s)
 }
 
