@@ -46,7 +46,8 @@ func (g *Guard) Content(ctx context.Context, p *mail.Peer, s *mail.Submission) m
 		}
 	}
 	if c.outside > 0 && p.Account != "" {
-		g.wrote(p.Account, c.outside)
+		from, _ := senderOf(&s.Envelope) // read at MAIL; the null sender is on no list
+		g.wrote(p.Account, from, c.outside)
 	}
 	if s.Priority == mail.PriorityNormal && bulk(s.Body) {
 		s.Priority = mail.PriorityLow

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,11 +217,11 @@ func scanners(t *testing.T, w *world, spam, malware func() string) {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
-		said := spam()
-		if said == "" {
+		answer := spam()
+		if answer == "" {
 			rw.WriteHeader(http.StatusInternalServerError)
 		}
-		io.WriteString(rw, said)
+		io.WriteString(rw, answer)
 	}))
 	t.Cleanup(srv.Close)
 	rs, err := rspamd.New(rspamd.Config{URL: srv.URL, Timeout: 5 * time.Second})
@@ -250,8 +251,18 @@ func scanners(t *testing.T, w *world, spam, malware func() string) {
 	w.spam, w.malware = newScanner("spam", rs), newScanner("malware", cl)
 }
 
+// said is what a scanner says now.
+type said struct{ v atomic.Value }
+
+func (s *said) set(text string) { s.v.Store(text) }
+
+func (s *said) get() string {
+	text, _ := s.v.Load().(string)
+	return text
+}
+
 // instream reads what clamd is sent and answers.
-func instream(c net.Conn, said string) {
+func instream(c net.Conn, answer string) {
 	defer c.Close()
 	if _, err := io.ReadFull(c, make([]byte, len("zINSTREAM\x00"))); err != nil {
 		return
@@ -268,13 +279,13 @@ func instream(c net.Conn, said string) {
 			return
 		}
 	}
-	io.WriteString(c, said)
+	io.WriteString(c, answer)
 }
 
 func TestScanners(t *testing.T) {
 	w := newWorld(t, "friend.test. 60 IN MX 10 mx.friend.test.", `friend.test. 60 IN TXT "v=spf1 ip4:198.51.100.0/24 -all"`)
-	var spam, malware string
-	scanners(t, w, func() string { return spam }, func() string { return malware })
+	var spam, malware said
+	scanners(t, w, spam.get, malware.get)
 	const (
 		ham    = `{"action":"no action","score":0.1,"required_score":15,"milter":{"add_headers":{"X-Test":"a","Received":"b","X-Spam-Flag":"NO"}}}`
 		junk   = `{"action":"add header","score":7,"required_score":15}`
@@ -312,7 +323,8 @@ func TestScanners(t *testing.T) {
 		{"spam scanner fails, open", "", clean, nil, "", "", settings.Group{}, mail.ActionPass, ""},
 		{"spam scanner fails, closed", "", clean, nil, "", "", settings.Group{SpamScanFail: "closed"}, mail.ActionDefer, "4.3.0"},
 	} {
-		spam, malware = c.spam, c.malware
+		spam.set(c.spam)
+		malware.set(c.malware)
 		w.group(t, c.group)
 		w.put(t, settings.PolicyKey("example"), settings.Policy{Organization: "example", SpamAction: c.spamAction, MalwareAction: c.malwareAction})
 		p := c.peer
@@ -340,7 +352,8 @@ func TestScanners(t *testing.T) {
 		}
 	}
 	// Who is proven and allowed is not asked about.
-	spam, malware = gtube, clean
+	spam.set(gtube)
+	malware.set(clean)
 	w.put(t, AllowPrefix+"friend.test", Entry{Value: "friend.test"})
 	if v, _ := w.give(t, peerAt("198.51.100.7"), "x@friend.test", letter("x@friend.test"), "ann@example.test"); v.Action != mail.ActionPass {
 		t.Errorf("allowed sender: %+v", v)
@@ -350,15 +363,15 @@ func TestScanners(t *testing.T) {
 // TestScannerDown: an operator hears of it once, and once that it is over.
 func TestScannerDown(t *testing.T) {
 	w := newWorld(t, "friend.test. 60 IN MX 10 mx.friend.test.")
-	said := ""
-	scanners(t, w, func() string { return `{"action":"no action"}` }, func() string { return said })
+	var answer said
+	scanners(t, w, func() string { return `{"action":"no action"}` }, answer.get)
 	give := func() {
 		w.give(t, peerAt("198.51.100.7"), "x@friend.test", letter("x@friend.test"), "ann@example.test")
 	}
 	for range 6 {
 		give()
 	}
-	said = "stream: OK\x00"
+	answer.set("stream: OK\x00")
 	give()
 	give()
 	if all := w.events.Recent(10); len(all) != 2 || !strings.Contains(all[0].Sentence, "does not answer") || !strings.Contains(all[1].Sentence, "answers again") {
@@ -435,9 +448,12 @@ func TestScansAtOnce(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		synctest.Wait()
+		slow.mu.Lock()
 		if d := time.Since(began); d != scanQueue || slow.max != scansAtOnce {
 			t.Errorf("%d at once, waited %s", slow.max, d)
 		}
+		slow.mu.Unlock()
 		close(slow.release)
 		for range scansAtOnce {
 			if err := <-errs; err != nil {

@@ -13,7 +13,7 @@ import (
 var (
 	evHeld = event.Define(1750, "account_held_back", slog.LevelWarn,
 		"An account wrote to more recipients outside than the settings allow; its mail to the outside waits.",
-		"Ask its owner. Was it not them: set a new password and remove what waits (postern queue list). Else resume it, or raise outbound_account_per_hour.")
+		"Ask its owner. Was it not them: set a new password and remove what waits (postern queue list). Else resume it (postern queue resume), and let it write to as many as it likes: postern guard allow ADDRESS.")
 	evScanner = event.Define(1770, "scanner_state", slog.LevelWarn,
 		"A scanner of content does not answer, or answers again.",
 		"Look at rspamd or clamd on the host of this server. Until it answers, mail is deferred or passes as spam_scan_fail and malware_scan_fail say.")
