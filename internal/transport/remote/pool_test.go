@@ -62,7 +62,7 @@ func TestReuseBroken(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	closed := fmt.Sprintf("MAIL FROM:<sender@out.test> SIZE=%d", len(letter))
-	p.act[closed] = "421 4.4.2 idle for too long"
+	p.set(closed, "421 4.4.2 idle for too long")
 	work := w.work("mx:a.test", letter, "user@a.test")
 	work.Mine = func() error {
 		p.mu.Lock()
@@ -195,8 +195,8 @@ func TestCold(t *testing.T) {
 		if took := time.Since(start); took != 30*time.Second || len(four.got()) != 3 {
 			t.Errorf("%d messages in %s", len(four.got()), took)
 		}
-		four.act["greeting"] = drop
-		delete(six.act, "connect")
+		four.set("greeting", drop)
+		six.set("connect", "")
 		if r := w.one("mx:a.test"); r.State != queue.StateRelayed || len(six.got()) != 1 {
 			t.Errorf("the last resort: %+v", r)
 		}

@@ -3,6 +3,7 @@ package remote
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -168,7 +169,7 @@ func (w *world) dial(ctx context.Context, source netip.Addr, address string) (ne
 	if p == nil {
 		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
 	}
-	if p.act["connect"] == hang {
+	if p.at("connect") == hang {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -322,7 +323,7 @@ func (s *side) command(line string) error {
 		if err := s.answer(verb, "220 go ahead"); err != nil || p.tls == nil {
 			return err
 		}
-		if p.act["tls"] != "" {
+		if p.at("tls") != "" {
 			return s.answer("tls", "")
 		}
 		tc := tls.Server(s.c, p.tls)
@@ -344,7 +345,7 @@ func (s *side) command(line string) error {
 		s.answer(verb, "221 2.0.0 bye")
 		return errDrop
 	case "DATA":
-		if err := s.answer(verb, "354 go"); err != nil || p.act[verb] != "" {
+		if err := s.answer(verb, "354 go"); err != nil || p.at(verb) != "" {
 			return err
 		}
 		return s.content()
@@ -359,8 +360,8 @@ func (s *side) content() error {
 		if err != nil {
 			return err
 		}
-		if s.p.act["body"] != "" {
-			return s.do(s.p.act["body"])
+		if a := s.p.at("body"); a != "" {
+			return s.do(a)
 		}
 		if string(line) == ".\r\n" {
 			break
@@ -373,11 +374,13 @@ func (s *side) content() error {
 	return s.answer(".", "250 2.6.0 kept")
 }
 
-func (s *side) answer(verb, text string) error {
-	if a := s.p.act[verb]; a != "" {
-		text = a
-	}
-	return s.do(text)
+func (s *side) answer(verb, text string) error { return s.do(cmp.Or(s.p.at(verb), text)) }
+
+// at is what is done in place of an answer.
+func (p *peer) at(verb string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.act[verb]
 }
 
 func (s *side) do(text string) error {
@@ -402,6 +405,12 @@ func (s *side) do(text string) error {
 		return errDrop
 	}
 	return err
+}
+
+func (p *peer) set(verb, text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.act[verb] = text
 }
 
 // got are the messages that were taken.
