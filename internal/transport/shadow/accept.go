@@ -73,6 +73,9 @@ func (k *Keeper) Accept(ctx context.Context, a queue.Accepted, body []byte, pref
 	if k.draining.Load() {
 		return "", kind.Errorf(kind.Busy, "accept message %s: the queue of this server is being drained", a.ID)
 	}
+	if k.d.Queue.Epoch() == 0 {
+		return "", kind.Errorf(kind.Busy, "accept message %s: the queue of this server has not begun", a.ID)
+	}
 	defer k.mark(a.ID)()
 	g := k.d.Settings()
 	ctx, cancel := context.WithTimeout(ctx, g.AcceptTimeout.Std())
@@ -136,7 +139,7 @@ func (k *Keeper) refuse(a queue.Accepted, o outcome, cause error) error {
 	if kind.Is(cause, kind.Exists) || len(a.Also) > 0 {
 		return cause // it is there, or may be: its copies as well
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), k.t.call)
+	ctx, cancel := context.WithTimeout(context.Background(), min(k.t.call, 2*time.Second))
 	defer cancel()
 	if !kind.Is(cause, kind.Invalid) && !kind.Is(cause, kind.Conflict) {
 		rows := make([]queue.RowChange, len(a.Envelope.Recipients))

@@ -72,15 +72,21 @@ func (k *Keeper) ask(ctx context.Context, ids []mail.TraceID) (*survey, error) {
 	return s, ctx.Err()
 }
 
+// askOne asks one server about messages.
 func (k *Keeper) askOne(ctx context.Context, name org.ServerName, v *cluster.View, ids []mail.TraceID) ([]claim, error) {
-	var a claimsAnswer
-	if err := k.peers(ctx, name, "Claims", &claimsRequest{Revision: v.Revision(), IDs: packIDs(ids)}, &a); err != nil {
-		return nil, err
+	var out []claim
+	for len(out) < len(ids) {
+		var a claimsAnswer
+		in := &claimsRequest{Revision: v.Revision(), IDs: packIDs(ids[len(out):])}
+		if err := k.peers(ctx, name, "Claims", in, &a); err != nil {
+			return nil, err
+		}
+		if n := len(a.Claims); n == 0 || n > len(ids)-len(out) {
+			return nil, kind.Errorf(kind.Internal, "%d claims for %d messages", n, len(ids)-len(out))
+		}
+		out = append(out, a.Claims...)
 	}
-	if len(a.Claims) != len(ids) {
-		return nil, kind.Errorf(kind.Internal, "%d claims for %d messages", len(a.Claims), len(ids))
-	}
-	return a.Claims, nil
+	return out, nil
 }
 
 // still tells, by a read of the agreed state behind everything that was asked,

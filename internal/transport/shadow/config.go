@@ -64,6 +64,7 @@ type Deps struct {
 const (
 	maxIDs       = 1000      // messages of one question between servers
 	maxNotices   = 5000      // of one call
+	maxClaimRows = 20_000    // rows after which an answer about claims ends
 	batchNotices = 500       // after which a batch is sent
 	maxSending   = 64 << 20  // bytes of bodies on their way to one server
 	maxReceiving = 256 << 20 // bytes of bodies on their way from all
@@ -102,6 +103,8 @@ type Keeper struct {
 	single   atomic.Int64 // messages without a second copy, as of the last look
 	waiting  atomic.Int64
 	ready    chan struct{}
+
+	gate gate
 
 	mu       sync.Mutex // guards the rest
 	rows     map[org.ServerName]cachedRow

@@ -13,9 +13,11 @@ import (
 	"github.com/postern-mail/postern/internal/transport/queue"
 )
 
-// Run judges, takes over, reconciles, tells and compares until ctx ends. The
-// queue has to run longer.
+// Run judges, takes over, reconciles, tells and compares until ctx ends, and
+// answers other servers as long. The queue has to run longer.
 func (k *Keeper) Run(ctx context.Context) error {
+	k.gate.start()
+	defer k.gate.stop()
 	var wg sync.WaitGroup
 	for _, loop := range []func(context.Context){k.judge, k.takeover, k.reconcile, k.notify, k.heartbeat, k.reshadow} {
 		wg.Go(func() { loop(ctx) })

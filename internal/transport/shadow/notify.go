@@ -205,7 +205,7 @@ func (s *sender) answer(ws []chan told, t told) {
 // message was taken over or ctx ended.
 func (k *Keeper) Begun(ctx context.Context, id mail.TraceID, holder org.ServerName) (repeat bool, err error) {
 	if holder == "" {
-		return true, nil
+		return false, nil // nobody else can send it
 	}
 	k.mu.Lock()
 	s := k.senders[holder]

@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/internal/mail"
@@ -190,8 +191,11 @@ func (k *Keeper) goOn(ctx context.Context, s *survey, ids []mail.TraceID, holder
 		}
 		c := queue.Change{ID: id, At: now, Epoch: epoch}
 		h := holders[id]
-		if m, _, err := k.d.Queue.Message(id); err == nil && m.Shadow != h {
+		if m, rows, err := k.d.Queue.Message(id); err == nil && m.Shadow != h {
 			c.Shadow = &h
+			if _, silent := again.silent[m.Shadow]; silent {
+				c.Rows = k.doubted(rows)
+			}
 		}
 		cs = append(cs, c)
 		mine = append(mine, id)
@@ -204,4 +208,22 @@ func (k *Keeper) goOn(ctx context.Context, s *survey, ids []mail.TraceID, holder
 		wake(k.wakeReshadow)
 	}
 	return left
+}
+
+// doubted are the rows that the holder of the copy may have sent before it was
+// lost as well: they wait for it to come back, and are marked.
+func (k *Keeper) doubted(rows []queue.RecipientRow) (out []queue.RowChange) {
+	next := k.d.Now().Add(k.d.Settings().InDoubtWait.Std()).UnixNano()
+	for i := range rows {
+		r := &rows[i]
+		if r.State.Finished() || strings.HasPrefix(r.Dest, "db:") {
+			continue
+		}
+		c := queue.RowChange{N: r.N, Repeat: true}
+		if r.Dest != "" {
+			c.Next = next
+		}
+		out = append(out, c)
+	}
+	return out
 }

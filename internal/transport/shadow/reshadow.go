@@ -22,22 +22,24 @@ const downAfter = 1
 func (k *Keeper) reshadow(ctx context.Context) {
 	down := map[org.ServerName]int{} // looks since it was heard
 	seen := ""
-	var audit time.Time
+	var audit, rested time.Time
 	pass := uint8(0)
 	tick := time.NewTicker(k.t.reshadow)
 	defer tick.Stop()
 	asked := true
 	for {
 		k.lookDown(down)
-		now := k.holders(down)
-		due := asked || now != seen || time.Now().After(audit) || k.single.Load() > 0 && len(k.candidates()) > 0
+		now, able := k.holders(down), len(k.candidates()) > 0
+		due := now != seen || time.Now().After(audit) || able && (asked || k.single.Load() > 0 && time.Now().After(rested))
 		if _, ok := k.current(k.d.Group.View()); due && ok {
 			if pass < 150 {
 				pass++
 			}
+			began := time.Now()
 			k.reshadowAll(ctx, down, 100+pass)
-			seen, asked = now, false
+			seen, asked = now, asked && !able
 			audit = time.Now().Add(10 * k.d.Settings().ShadowHeartbeat.Std())
+			rested = time.Now().Add(10 * time.Since(began)) // a look at a million messages takes its time
 		}
 		select {
 		case <-tick.C:

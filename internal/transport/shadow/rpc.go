@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -75,7 +76,9 @@ type claimsRequest struct {
 }
 
 type claimsAnswer struct {
-	Claims []claim `cbor:"1,keyasint"` // in the order asked
+	// Claims are in the order asked. Where they have many rows there are fewer
+	// than asked, but one; the rest is to be asked again.
+	Claims []claim `cbor:"1,keyasint"`
 }
 
 // claimState is what a server has to do with a message.
@@ -134,21 +137,65 @@ type handler func(ctx context.Context, peer org.ServerName, decode func(any) err
 
 func (k *Keeper) handlers() map[string]handler {
 	return map[string]handler{
-		"Copy":   handle(k.serveCopy),
-		"Notify": handle(k.serveNotify),
-		"Held":   handle(k.serveHeld),
-		"Claims": handle(k.serveClaims),
-		"Fetch":  handle(k.serveFetch),
-		"Ask":    handle(k.serveAsk),
+		"Copy":   handle(k, k.serveCopy),
+		"Notify": handle(k, k.serveNotify),
+		"Held":   handle(k, k.serveHeld),
+		"Claims": handle(k, k.serveClaims),
+		"Fetch":  handle(k, k.serveFetch),
+		"Ask":    handle(k, k.serveAsk),
 	}
 }
 
-func handle[Q, A any](do func(context.Context, org.ServerName, *Q) (*A, error)) handler {
+// gate lets calls in while the Keeper runs: the links live longer than the
+// queue.
+type gate struct {
+	mu    sync.Mutex // guards open, and calls while it is open
+	open  bool
+	calls sync.WaitGroup
+	ctx   context.Context // ends when the gate closes
+	end   context.CancelFunc
+}
+
+func (g *gate) start() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open = true
+	g.ctx, g.end = context.WithCancel(context.Background())
+}
+
+// stop lets nobody in any more and waits until all have left.
+func (g *gate) stop() {
+	g.mu.Lock()
+	g.open = false
+	g.end()
+	g.mu.Unlock()
+	g.calls.Wait()
+}
+
+// enter lets a call in; the context ends with the call's or the gate.
+func (g *gate) enter(ctx context.Context) (inside context.Context, leave func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.open {
+		return ctx, nil, false
+	}
+	g.calls.Add(1)
+	inside, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(g.ctx, cancel)
+	return inside, func() { stop(); cancel(); g.calls.Done() }, true
+}
+
+func handle[Q, A any](k *Keeper, do func(context.Context, org.ServerName, *Q) (*A, error)) handler {
 	return func(ctx context.Context, peer org.ServerName, decode func(any) error) (any, error) {
 		var q Q
 		if err := decode(&q); err != nil {
 			return nil, err
 		}
+		ctx, leave, ok := k.gate.enter(ctx)
+		if !ok {
+			return nil, kind.Errorf(kind.Busy, "transport does not run on %s", k.me)
+		}
+		defer leave()
 		a, err := do(ctx, peer, &q)
 		if err != nil {
 			return nil, err

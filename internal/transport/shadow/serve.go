@@ -235,11 +235,14 @@ func (k *Keeper) serveClaims(ctx context.Context, _ org.ServerName, q *claimsReq
 			return nil, err
 		}
 	}
-	out := &claimsAnswer{Claims: make([]claim, len(ids))}
-	for i, id := range ids {
-		if out.Claims[i], err = k.claim(id); err != nil {
+	out := &claimsAnswer{Claims: make([]claim, 0, len(ids))}
+	for rows := 0; len(out.Claims) < len(ids) && rows < maxClaimRows; {
+		c, err := k.claim(ids[len(out.Claims)])
+		if err != nil {
 			return nil, err
 		}
+		rows += len(c.Rows)
+		out.Claims = append(out.Claims, c)
 	}
 	return out, nil
 }
