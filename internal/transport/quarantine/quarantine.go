@@ -14,6 +14,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/message"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/quarantine/mark"
 	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
@@ -72,11 +73,11 @@ func (q *Quarantine) Put(ctx context.Context, it Item, body []byte) error {
 	if err != nil {
 		return fmt.Errorf("quarantine %s: %w", it.ID, err)
 	}
-	whole, err := wrap(it, body)
+	whole, err := mark.Wrap(it, body)
 	if err != nil {
 		return err
 	}
-	id := digest("postern quarantine", it.ID.String(), string(it.Organization))
+	id := digest(append([]string{"postern quarantine", it.ID.String(), string(it.Organization)}, addresses(it.Envelope.Recipients)...)...)
 	done, err := q.d.Store.Deliver(ctx, mail.Delivery{Key: mail.Key(id[:16]), Recipients: []mail.Recipient{{Mailbox: at}}, Body: whole,
 		Date: arrived(it.ID).UnixNano(), Identity: id, TraceID: it.Trace.String()})
 	if err != nil {
@@ -86,6 +87,14 @@ func (q *Quarantine) Put(ctx context.Context, it Item, body []byte) error {
 		return kind.Errorf(kind.Kind(done[0].RefusedKind), "quarantine %s: %s", it.ID, done[0].Refused)
 	}
 	return nil
+}
+
+func addresses(rcpts []mail.EnvelopeRecipient) []string {
+	out := make([]string, len(rcpts))
+	for i, r := range rcpts {
+		out[i] = r.Address
+	}
+	return out
 }
 
 func digest(parts ...string) [32]byte {
@@ -198,11 +207,11 @@ func (q *Quarantine) read(ctx context.Context, o org.OrganizationID, b box, uids
 		for _, m := range got.Messages {
 			head := m.Header
 			if len(head) == 0 {
-				if head, err = q.d.Store.Body(ctx, b.at, mail.BodyRequest{Blob: m.Blob, Length: min(m.Size, maxMark+64<<10)}); err != nil {
+				if head, err = q.d.Store.Body(ctx, b.at, mail.BodyRequest{Blob: m.Blob, Length: min(m.Size, mark.Max+64<<10)}); err != nil {
 					return nil, fmt.Errorf("read quarantine of %s: %w", o, err)
 				}
 			}
-			it, skip, err := unwrap(head)
+			it, skip, err := mark.Unwrap(head)
 			if err != nil || it.Organization != o {
 				q.d.Log.Warn("a message in quarantine is not ours", "organization", o, "uid", m.UID, "error", err)
 				continue
@@ -221,7 +230,8 @@ func (q *Quarantine) read(ctx context.Context, o org.OrganizationID, b box, uids
 	return out, nil
 }
 
-// find looks an entry up: it lies under the second in which its trace was made.
+// find looks an entry up, by its identity or the message's trace: it lies under
+// the second in which that was made.
 func (q *Quarantine) find(ctx context.Context, o org.OrganizationID, id mail.TraceID) (box, Entry, error) {
 	missing := kind.WithHint(kind.Errorf(kind.NotFound, "quarantine: no message %s", id), "postern quarantine list")
 	b, ok, err := q.open(ctx, o)
@@ -241,7 +251,7 @@ func (q *Quarantine) find(ctx context.Context, o org.OrganizationID, id mail.Tra
 		if err != nil {
 			return b, Entry{}, err
 		}
-		if i := slices.IndexFunc(all, func(e Entry) bool { return e.ID == id }); i >= 0 {
+		if i := slices.IndexFunc(all, func(e Entry) bool { return e.ID == id || e.Trace == id }); i >= 0 {
 			return b, all[i], nil
 		}
 	}
