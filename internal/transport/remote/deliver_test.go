@@ -204,7 +204,7 @@ func TestEnded(t *testing.T) {
 	for _, c := range []struct {
 		at    string
 		state queue.State
-	}{{"connect", queue.StateReady}, {"greeting", queue.StateReady}, {"RCPT", queue.StateReady}, {".", queue.StateDeferred}} {
+	}{{"lookup", queue.StateReady}, {"connect", queue.StateReady}, {"greeting", queue.StateReady}, {"RCPT", queue.StateReady}, {".", queue.StateDeferred}} {
 		w := newWorld(t)
 		p := w.host("192.0.2.1")
 		p.act[c.at] = hang
@@ -212,6 +212,10 @@ func TestEnded(t *testing.T) {
 		work := w.work("mx:a.test", letter, "user@a.test")
 		if p.hung = cancel; c.at == "connect" {
 			w.deps.Policies = &ender{w.deps.Policies, cancel}
+		}
+		if c.at == "lookup" {
+			cancel()
+			w.zone.errs["a.test"] = context.Canceled
 		}
 		r := w.agent().Deliver(ctx, work)[0]
 		cancel()

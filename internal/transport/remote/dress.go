@@ -70,12 +70,6 @@ func (t *trial) load(ctx context.Context) error {
 	if t.senders != nil {
 		return nil
 	}
-	t.senders = make([]string, len(t.w.Rows))
-	for i, r := range t.w.Rows {
-		if t.senders[i] = t.w.Message.Envelope.From; t.a.d.Sender != nil {
-			t.senders[i] = t.a.d.Sender(t.w.Message, r)
-		}
-	}
 	body, err := t.w.Body(ctx)
 	if err != nil {
 		return err
@@ -98,6 +92,12 @@ func (t *trial) load(ctx context.Context) error {
 	t.body = body
 	if len(fields) > 0 {
 		t.body = slices.Concat(fields, body)
+	}
+	t.senders = make([]string, len(t.w.Rows))
+	for i, r := range t.w.Rows {
+		if t.senders[i] = t.w.Message.Envelope.From; t.a.d.Sender != nil {
+			t.senders[i] = t.a.d.Sender(t.w.Message, r)
+		}
 	}
 	return nil
 }

@@ -42,12 +42,13 @@ type pool struct {
 	open    bool       // Run works
 	idle    []*session // longest idle first
 	count   map[string]int
+	live    map[string]int // of these, sessions that stand
 	total   int
 	changed chan struct{} // closed when there may be room
 }
 
 func newPool(now func() time.Time) *pool {
-	return &pool{now: now, count: map[string]int{}, changed: make(chan struct{})}
+	return &pool{now: now, count: map[string]int{}, live: map[string]int{}, changed: make(chan struct{})}
 }
 
 // take gives an idle session, the one used last; nil: there is none.
@@ -123,11 +124,18 @@ func (p *pool) drop(dest string) {
 	p.changed = make(chan struct{})
 }
 
-// beside counts the other connections to a destination.
-func (p *pool) beside(dest string) int {
+// established tells that a session came of what reserve gave.
+func (p *pool) established(s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.count[dest] - 1
+	p.live[s.dest]++
+}
+
+// alive counts the sessions with a destination.
+func (p *pool) alive(dest string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.live[dest]
 }
 
 // put takes a session back after use.
@@ -147,6 +155,9 @@ func (p *pool) put(s *session) {
 // retire ends a session that is not idle any more. Nobody waits for the
 // goodbye but Run; without Run there is none.
 func (p *pool) retire(s *session) {
+	if p.live[s.dest]--; p.live[s.dest] == 0 {
+		delete(p.live, s.dest)
+	}
 	p.drop(s.dest)
 	if !p.open || !s.conn.Usable() {
 		s.conn.Close()

@@ -132,8 +132,8 @@ func TestEvict(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if w.a.pool.take("mx:a.test") != nil || w.a.pool.beside("mx:a.test") != maxPerDest-1 {
-		t.Errorf("%d beside", w.a.pool.beside("mx:a.test"))
+	if w.a.pool.take("mx:a.test") != nil || w.a.pool.alive("mx:a.test") != 0 || w.a.pool.total != maxPerDest {
+		t.Errorf("%d sessions, %d connections", w.a.pool.alive("mx:a.test"), w.a.pool.total)
 	}
 	if len(p.got()) != 1 {
 		t.Error("nothing arrived")
@@ -165,7 +165,7 @@ func TestHang(t *testing.T) {
 }
 
 // TestBeside: a connection that fails beside one that works is no reason to
-// give up the destination.
+// give up the destination; beside one that is only being tried it is.
 func TestBeside(t *testing.T) {
 	w := newWorld(t)
 	p := w.host("192.0.2.1")
@@ -173,8 +173,28 @@ func TestBeside(t *testing.T) {
 	if _, err := w.agent().pool.reserve(t.Context(), "mx:a.test", "none", maxPerDest); err != nil {
 		t.Fatal(err)
 	}
+	if r := w.one("mx:a.test"); !r.Whole || r.Slow || r.State != queue.StateDeferred {
+		t.Errorf("%+v", r)
+	}
+	w.a.pool.established(&session{dest: "mx:a.test"})
 	if r := w.one("mx:a.test"); r.Whole || !r.Slow || r.State != queue.StateDeferred {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestIdleUnfit: an idle session with a host that cannot have the message is
+// not tried again and again, and stays for others.
+func TestIdleUnfit(t *testing.T) {
+	w := newWorld(t)
+	p := w.host("192.0.2.1")
+	p.ext = nil
+	w.run()
+	if r := w.one("mx:a.test"); r.State != queue.StateRelayed {
+		t.Fatalf("%+v", r)
+	}
+	work := w.work("mx:a.test", letter+"\xff\r\n", "user@a.test")
+	if r := w.send(work)[0]; r.State != queue.StateReturned || r.Status != "5.6.3" || p.sessions != 2 {
+		t.Errorf("%+v after %d sessions", r, p.sessions)
 	}
 }
 

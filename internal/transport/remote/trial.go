@@ -43,6 +43,7 @@ type trial struct {
 	stopped bool     // nothing more is to be tried
 	left    bool     // and nothing is to be said of them: they are another's, or the time is over
 	broken  int
+	fresh   bool         // idle sessions were tried and do not do
 	begin   func() error // of Work.Begun, which is called once
 	wg      sync.WaitGroup
 }
@@ -90,7 +91,7 @@ func (t *trial) run(ctx context.Context) {
 		return
 	}
 	for t.pending() {
-		s := t.a.pool.take(t.r.key)
+		s := t.a.pool.take(t.idle())
 		if s == nil {
 			break
 		}
@@ -105,12 +106,23 @@ func (t *trial) run(ctx context.Context) {
 			return
 		}
 	}
+	if ctx.Err() != nil {
+		t.leave()
+	}
+}
+
+// idle is the key of the idle sessions that may do.
+func (t *trial) idle() string {
+	if t.fresh {
+		return ""
+	}
+	return t.r.key
 }
 
 // visit tries one address, and before it whatever session becomes idle.
 func (t *trial) visit(ctx context.Context, tg target) {
 	for {
-		s, err := t.a.pool.reserve(ctx, t.r.dest, t.r.key, cmp.Or(t.r.set.Concurrency, maxPerDest))
+		s, err := t.a.pool.reserve(ctx, t.r.dest, t.idle(), cmp.Or(t.r.set.Concurrency, maxPerDest))
 		if err != nil {
 			t.leave()
 			return
@@ -125,7 +137,7 @@ func (t *trial) visit(ctx context.Context, tg target) {
 	start := t.a.d.Now()
 	s, f := t.connect(ctx, tg)
 	if f != nil {
-		t.hostFailed(f, tg.host)
+		t.hostFailed(f, tg.host, 0)
 		t.a.pool.release(t.r.dest)
 		switch {
 		case ctx.Err() != nil:
@@ -136,17 +148,18 @@ func (t *trial) visit(ctx context.Context, tg target) {
 		return
 	}
 	t.a.cold.answered(tg.addr)
+	t.a.pool.established(s)
 	t.speak(ctx, s)
 }
 
 // hostFailed notes that a host did not serve the rows that are open. Beside
-// sessions that go on it only means that they are enough.
-func (t *trial) hostFailed(f *smtpc.Failure, host string) {
+// sessions that go on, besides own, it only means that they are enough.
+func (t *trial) hostFailed(f *smtpc.Failure, host string, own int) {
 	v := judgeHost(f, t.about(host, ""))
 	switch {
 	case t.r.strict && v.Status == "4.7.5":
 		v.Whole = false // other messages may go without
-	case v.Whole && !v.misconfigured && t.a.pool.beside(t.r.dest) > 0:
+	case v.Whole && !v.misconfigured && t.a.pool.alive(t.r.dest) > own:
 		v.Whole, v.Slow = false, true
 	}
 	t.note(v)
@@ -232,6 +245,7 @@ func (t *trial) take(s *session, batch []int, sent smtpc.Sent, err error) bool {
 	}
 	if err == nil {
 		if t.open == before { // cannot be, and must not go on for ever
+			t.fresh = true
 			t.note(deferred(0, "4.5.0", "The host answered for no recipient").at(s.host))
 			return false
 		}
@@ -272,6 +286,7 @@ func (t *trial) refused(s *session, batch []int, sent smtpc.Sent, f *smtpc.Failu
 		t.leave()
 		return false
 	case f.Stage == smtpc.StageCheck && slices.Contains([]string{"5.6.3", "5.6.7", "5.6.9", "5.7.30"}, f.Reply.Status):
+		t.fresh = true
 		t.note(judge(f.Reply, t.about(s.host, ""))) // another host may be able to
 		return false
 	case f.Reply.Code >= 400 && f.Reply.Code != 421:
@@ -282,7 +297,7 @@ func (t *trial) refused(s *session, batch []int, sent smtpc.Sent, f *smtpc.Failu
 	case s.again && sent.Outcome == smtpc.NotSent:
 		return false // it had closed the session meanwhile, which is no fault
 	}
-	t.hostFailed(f, s.host)
+	t.hostFailed(f, s.host, 1)
 	if t.broken++; t.broken == maxBroken {
 		t.stopped = true
 	}
