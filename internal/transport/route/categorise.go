@@ -123,6 +123,7 @@ type run struct {
 	changes map[uint16]queue.RowChange
 	added   []queue.RowChange
 	limit   int
+	placed  int               // recipients that came to something
 	seen    map[string]uint16 // who gets it already, by the row it comes of
 	known   map[string]bool   // rows that an earlier run added
 	edits   map[string]*edited

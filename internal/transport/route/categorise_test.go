@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"pgregory.net/rapid"
+
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/transport/queue"
@@ -176,9 +178,7 @@ func TestContinues(t *testing.T) {
 	for cut := len(first); cut <= len(q.Rows); cut++ {
 		half := q
 		half.Rows = append([]queue.RecipientRow(nil), q.Rows[:cut]...)
-		for i := range first {
-			half.Rows[i] = first[i]
-		}
+		copy(half.Rows, first)
 		w.ask(&half)
 		got := map[string]int{}
 		for _, r := range half.Rows {
@@ -236,5 +236,96 @@ func TestSenderOfRows(t *testing.T) {
 	w.ask(&q)
 	if got := Sender(q.Message, q.Rows[1], w.dir, secret); got != "" {
 		t.Errorf("the null sender leaves as %s", got)
+	}
+}
+
+// TestCircles: forwards of two organizations may lead in a circle, which none
+// of them can see.
+func TestCircles(t *testing.T) {
+	w := newWorld(t)
+	w.boxes("ann@red.example", "keep@red.example", "ann@blue.example", "keep@blue.example")
+	w.forward("ann@red.example", "ann@blue.example", false)
+	w.forward("ann@blue.example", "ann@red.example", false)
+	w.forward("keep@red.example", "keep@blue.example", false)
+	w.forward("keep@blue.example", "keep@red.example", true)
+	for to, want := range map[string]string{
+		"ann@red.example":   "ann@red.example expanded\nforward of 0: ann@red.example returned 5.4.6",
+		"keep@red.example":  "keep@red.example expanded\nforward of 0: keep@blue.example ready db:DB01\nforward of 1: keep@red.example returned 5.4.6",
+		"keep@blue.example": "keep@blue.example ready db:DB01",
+	} {
+		q := w.stranger("x@else.example", to, letter)
+		if w.ask(&q); tell(q.Rows) != want {
+			t.Errorf("%s:\n%s", to, tell(q.Rows))
+		}
+	}
+}
+
+// TestAnyDirectory: whatever leads where, each gets a message once, and each
+// that is named comes to something.
+func TestAnyDirectory(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		w := newWorld(t)
+		var all []string
+		for _, o := range []string{"red", "blue"} {
+			for i := range 4 {
+				all = append(all, fmt.Sprintf("m%d@%s.example", i, o), fmt.Sprintf("g%d@%s.example", i, o))
+				w.boxes(all[len(all)-2])
+				w.group(all[len(all)-1], "")
+			}
+		}
+		pick := rapid.SampledFrom(append(all, "x@else.example", "y@else.example", "none@red.example"))
+		for range rapid.IntRange(0, 25).Draw(rt, "changes") {
+			a, b := addr(pick.Draw(rt, "a")), addr(pick.Draw(rt, "b"))
+			if keep := rapid.Bool().Draw(rt, "keep"); a.Local[0] == 'g' {
+				_, _ = w.dir.AddMember(t.Context(), a, b) // refused where it is not allowed
+			} else {
+				_, _ = w.dir.ChangeMailbox(t.Context(), a, directory.MailboxChange{Forward: &[]mail.Address{b}, ForwardKeep: &keep})
+			}
+		}
+		if rapid.Bool().Draw(rt, "rule") {
+			w.set.rules["red"] = []settings.Rule{{Name: "r", Organization: "red", Action: "header", AddName: "X-A", AddValue: "b", Recipient: pick.Draw(rt, "rule")}}
+		}
+		w.set.group.MaxRecipientsExpanded = rapid.IntRange(6, 20).Draw(rt, "limit")
+		q := w.question(mail.Origin{Door: "submission", Trusted: true}, "s@else.example", strings.Join(rapid.SliceOfN(pick, 1, 5).Draw(rt, "to"), " "), letter)
+		first := append([]queue.RecipientRow(nil), q.Rows...)
+		d := w.ask(&q)
+		if rapid.Bool().Draw(rt, "taken over") { // by who knows some of the rows
+			q.Rows = q.Rows[:rapid.IntRange(len(first), len(q.Rows)).Draw(rt, "rows")]
+			copy(q.Rows, first)
+			d = w.ask(&q)
+		}
+		got := map[string]int{}
+		for _, r := range q.Rows {
+			if r.State == queue.StateReady {
+				got[addr(r.Address).Key()]++
+			}
+		}
+		for _, c := range d.Copies {
+			for _, r := range c.Submission.Envelope.Recipients {
+				got[r.Address]++
+			}
+		}
+		for a, n := range got {
+			if n > 1 {
+				rt.Fatalf("%s gets it %d times:\n%s\n%v", a, n, tell(q.Rows), d.Copies)
+			}
+		}
+		if len(got) == 0 && !strings.Contains(tell(q.Rows), "returned") {
+			rt.Fatalf("it comes to nothing:\n%s", tell(q.Rows))
+		}
+	})
+}
+
+// BenchmarkOne is the way of one message to one mailbox.
+func BenchmarkOne(b *testing.B) {
+	w := newWorld(b)
+	w.boxes("ann@red.example")
+	q := w.stranger("x@else.example", "ann@red.example", strings.Repeat("X-Header: some value of it\r\n", 20)+letter)
+	d := w.deps()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Categorise(q, d); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -26,6 +26,7 @@ type item struct {
 	depth   int
 	dest    *directory.Destination // where it is known
 	edits   []edit
+	path    []string // forwards that led here
 }
 
 // itemOf is a row that is new. Done: it could not be one and was decided.
@@ -97,6 +98,7 @@ func (r *run) problem(it item, err error) error {
 // give decides about a recipient: about its row, or one that is added. False:
 // there are too many.
 func (r *run) give(it item, c queue.RowChange) bool {
+	r.placed++
 	if it.row >= 0 {
 		r.change(uint16(it.row), c)
 		return true
@@ -126,6 +128,7 @@ func (r *run) terminal(it item) bool {
 	}
 	for _, key := range keys {
 		if by, twice := r.seen[key]; twice {
+			r.placed++
 			if it.row >= 0 {
 				r.change(uint16(it.row), queue.RowChange{State: queue.StateExpanded, Duplicate: true, Status: "2.1.5",
 					Text: fmt.Sprintf("The same recipient as number %d", by), Org: c.Org})
@@ -135,6 +138,7 @@ func (r *run) terminal(it item) bool {
 	}
 	ok := true
 	if len(it.edits) > 0 {
+		r.placed++
 		ok = r.edit(it, c)
 	} else {
 		ok = r.give(it, c)
@@ -154,12 +158,18 @@ func (r *run) expand(root item) error {
 	if len(todo) == 0 {
 		todo = []item{root}
 	}
+	before := r.placed
 	fits, err := r.follow(todo)
-	if err == nil && !fits {
+	switch {
+	case err != nil:
+		return err
+	case !fits:
 		r.dropEdits(root.root)
 		r.change(root.root, returned(550, "5.5.3", fmt.Sprintf("More than %d recipients in all", r.limit)))
+	case r.placed == before && r.changes[root.root].State == queue.StateExpanded:
+		r.change(root.root, returned(550, "5.2.1", "Nobody receives what is sent there"))
 	}
-	return err
+	return nil
 }
 
 // follow takes recipients to the end of all ways. Nothing is added where they
@@ -200,9 +210,13 @@ func (r *run) step(it item, visited map[string]bool, fits *bool) ([]item, error)
 	key := string(d.Kind) + addressKey(d.Address.String())
 	switch {
 	case visited[key]:
-		if it.row >= 0 {
-			r.expanded(it, d.Organization)
+		if d.Kind == directory.KindMailbox && !d.Keep && slices.Contains(it.path, key) {
+			// Forwards of several organizations can make a circle nobody gets
+			// anything of: whoever sent has to hear.
+			*fits = r.give(it, returned(554, "5.4.6", "The forwards lead in a circle"))
+			return nil, nil
 		}
+		r.expanded(it, d.Organization)
 		return nil, nil
 	case it.depth >= maxDepth:
 		*fits = r.give(it, returned(554, "5.4.6", "Groups and forwards lead too far"))
@@ -218,13 +232,14 @@ func (r *run) step(it item, visited map[string]bool, fits *bool) ([]item, error)
 		r.expanded(it, d.Organization)
 		return []item{next}, nil
 	}
+	it.path = append(slices.Clip(it.path), key)
 	return r.forward(it, fits)
 }
 
 // child is what a recipient leads to. It is below the row that the recipient
 // is, or would have been.
 func (r *run) child(it item, why queue.Why, a mail.Address) item {
-	next := item{row: -1, root: it.root, parent: it.parent, why: why, address: a, orcpt: it.orcpt, notify: it.notify, org: it.org, depth: it.depth + 1}
+	next := item{row: -1, root: it.root, parent: it.parent, why: why, address: a, orcpt: it.orcpt, notify: it.notify, org: it.org, depth: it.depth + 1, path: it.path}
 	if it.row >= 0 {
 		next.parent = uint16(it.row)
 	}
@@ -270,8 +285,8 @@ func (r *run) group(it item, fits *bool) ([]item, error) {
 		c.dest, c.org, c.edits = &m, d.Organization, it.edits
 		next = append(next, c)
 	}
-	if len(next) == 0 && it.row >= 0 {
-		r.change(uint16(it.row), returned(550, "5.2.1", "The group has no member that receives"))
+	if len(next) == 0 && it.why != queue.WhyGroup {
+		*fits = r.give(it, returned(550, "5.2.1", "The group has no member that receives"))
 		return nil, nil
 	}
 	r.expanded(it, d.Organization)
