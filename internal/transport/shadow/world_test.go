@@ -34,7 +34,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type world struct {
 	t        testing.TB
 	settings settings.Group
-	log      *slog.Logger
 
 	mu       sync.Mutex // guards the rest
 	rows     map[string]cluster.Item
@@ -52,9 +51,10 @@ type node struct {
 	ix   *vfs.MemFS
 
 	*Keeper
-	q    *queue.Queue
-	stop func()
-	log  *event.Log
+	q          *queue.Queue
+	stop       func() // the process
+	closeQueue func()
+	log        *event.Log
 
 	// guarded by world.mu
 	up        bool
@@ -72,7 +72,7 @@ type node struct {
 func newWorld(t testing.TB, names ...org.ServerName) *world {
 	d := func(d time.Duration) conf.Duration { return conf.Duration(d) }
 	w := &world{t: t, rows: map[string]cluster.Item{}, changed: make(chan struct{}), nodes: map[org.ServerName]*node{}, revision: 10,
-		now: time.Unix(1_700_000_000, 0), log: slog.New(slog.DiscardHandler),
+		now: time.Unix(1_700_000_000, 0),
 		settings: settings.Group{RejectOnShadowFailure: "auto", ShadowPreference: "prefer_remote", RetriesLocalSite: 2, RetriesRemoteSite: 4,
 			ShadowTimeout: d(300 * time.Millisecond), AcceptTimeout: d(5 * time.Second), ShadowHeartbeat: d(time.Hour), TakeoverAfter: d(50 * time.Millisecond),
 			InDoubtWait: d(5 * time.Minute), AutoDiscardInterval: d(48 * time.Hour)}}
@@ -126,8 +126,8 @@ func (w *world) advance(d time.Duration) {
 	w.now = w.now.Add(d)
 }
 
-// start starts a server's process on its disk.
-func (w *world) start(name org.ServerName) *node {
+// open opens the queue on a server's disk and runs it.
+func (w *world) open(name org.ServerName) *node {
 	w.t.Helper()
 	n := w.nodes[name]
 	q, err := queue.Open(queue.Options{Dir: "queue", FS: n.fs, IndexFS: n.ix, SegmentSize: 1 << 20, Reserve: 1, Now: w.clock})
@@ -135,51 +135,74 @@ func (w *world) start(name org.ServerName) *node {
 		w.t.Fatal(err)
 	}
 	n.q, n.log = q, event.NewLog(slog.New(slog.DiscardHandler))
-	n.Keeper = New(Deps{Group: n, Queue: q, Fast: true, Now: w.clock, Events: n.log,
-		Settings: func() settings.Group { return w.settings }, Log: w.log,
-		Taken: func(_ context.Context, ids []mail.TraceID) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			n.taken = append(n.taken, ids...)
-		},
-		Gone: func(ids []mail.TraceID) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			n.gone = append(n.gone, ids...)
-		},
-		Answer: func(_ context.Context, peer org.ServerName, method string, request []byte) ([]byte, error) {
-			return fmt.Appendf(nil, "%s %s %s %s", name, peer, method, request), nil
-		}})
-	n.Keeper.peers = n.call
-	ctx, cancel := context.WithCancel(context.Background())
 	qctx, qcancel := context.WithCancel(context.Background())
-	var wg, qwg sync.WaitGroup
-	qwg.Go(func() { q.Run(qctx) })
+	var wg sync.WaitGroup
+	wg.Go(func() { q.Run(qctx) })
 	w.eventually(func() bool { // it runs
 		return q.NoteRequest(qctx, "x", queue.Progress{}) == nil
 	})
+	n.closeQueue = func() {
+		qcancel()
+		wg.Wait()
+		q.Close()
+	}
+	return n
+}
+
+// start starts a server's process on its disk.
+func (w *world) start(name org.ServerName) *node {
+	w.t.Helper()
+	n := w.open(name)
+	n.Keeper = New(Deps{Group: n, Queue: n.q, Fast: true, Now: w.clock, Events: n.log, Version: "test",
+		Settings: func() settings.Group { return w.settings },
+		Taken:    n.tookOver, Gone: n.gaveUp, Answer: n.answer})
+	n.Keeper.peers = n.call
 	w.mu.Lock()
 	n.up, n.boot, n.published = true, n.boot+1, map[string][]byte{}
 	n.taken, n.gone = nil, nil
 	w.tell()
 	w.mu.Unlock()
-	wg.Go(func() { n.Keeper.Run(ctx) })
+	ctx, cancel := context.WithCancel(context.Background())
+	n.runKeeper(ctx, cancel)
+	return n
+}
+
+// runKeeper runs the keeper of a server until its stop.
+func (n *node) runKeeper(ctx context.Context, cancel func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.Keeper.Run(ctx)
+	}()
 	var once sync.Once
 	n.stop = func() {
 		once.Do(func() {
-			w.mu.Lock()
+			n.w.mu.Lock()
 			n.up = false
-			w.tell()
-			w.mu.Unlock()
+			n.w.tell()
+			n.w.mu.Unlock()
 			cancel()
-			wg.Wait()
-			qcancel()
-			qwg.Wait()
-			q.Close()
+			<-done
+			n.closeQueue()
 		})
 	}
-	w.t.Cleanup(n.stop)
-	return n
+	n.w.t.Cleanup(n.stop)
+}
+
+func (n *node) tookOver(_ context.Context, ids []mail.TraceID) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.taken = append(n.taken, ids...)
+}
+
+func (n *node) gaveUp(ids []mail.TraceID) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.gone = append(n.gone, ids...)
+}
+
+func (n *node) answer(_ context.Context, peer org.ServerName, method string, request []byte) ([]byte, error) {
+	return fmt.Appendf(nil, "%s %s %s %s", n.name, peer, method, request), nil
 }
 
 // kill ends a server as the loss of power does: it says nothing more, and what
