@@ -24,7 +24,8 @@ func Commands(m *Mover) []command.Command {
 	var all []command.Command
 	all = append(all, queueCommands(m)...)
 	all = append(all, messageCommands(m)...)
-	return append(all, safetyNetCommands(m)...)
+	all = append(all, safetyNetCommands(m)...)
+	return append(all, manageCommands(m)...)
 }
 
 // MessageRow is a message for one recipient as commands show it.

@@ -37,9 +37,8 @@ type DNSConfig struct {
 
 // RspamdConfig says where rspamd is.
 type RspamdConfig struct {
-	URL      string        `toml:"url" doc:"As in http://127.0.0.1:11333. Empty: no spam scanner."`
-	Password string        `toml:"password" secret:"true" doc:"Its password, where it wants one."`
-	Timeout  conf.Duration `toml:"timeout" doc:"How long its answer is waited for." default:"8s"`
+	URL     string        `toml:"url" doc:"As in http://127.0.0.1:11333. Empty: no spam scanner."`
+	Timeout conf.Duration `toml:"timeout" doc:"How long its answer is waited for." default:"8s"`
 }
 
 // ClamdConfig says where clamd is.

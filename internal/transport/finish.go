@@ -16,6 +16,11 @@ import (
 // told to the sender is told in the same record, so that neither is without
 // the other.
 func (m *Mover) Finish(ctx context.Context, msg queue.Message, rows []queue.RecipientRow, cs []queue.RowChange) error {
+	for _, c := range cs {
+		if c.Status == "4.2.2" {
+			m.guard.Full(c.Mailbox.ID) // from now on RCPT asks it
+		}
+	}
 	rest := cs
 	for _, k := range []dsn.Kind{dsn.Failed, dsn.Relayed, dsn.Delivered} {
 		var told, others []queue.RowChange

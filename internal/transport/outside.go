@@ -21,6 +21,10 @@ import (
 	"github.com/postern-mail/postern/internal/transport/remote"
 	"github.com/postern-mail/postern/internal/transport/route"
 	"github.com/postern-mail/postern/internal/transport/safetynet"
+	"github.com/postern-mail/postern/internal/transport/scrub"
+	"github.com/postern-mail/postern/internal/transport/scrub/clamd"
+	"github.com/postern-mail/postern/internal/transport/scrub/rspamd"
+	"github.com/postern-mail/postern/internal/transport/settings"
 	"github.com/postern-mail/postern/internal/transport/sign"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
 )
@@ -50,10 +54,16 @@ func (m *Mover) assemble() (err error) {
 	m.policies = tlspolicy.New(tlspolicy.Options{Resolver: m.resolver})
 	m.keys = keys.New(keys.Deps{Group: d.Group, Book: m.settings, Resolver: m.resolver, Log: m.log, Events: d.Events, Now: m.now})
 	m.agent = remote.New(remote.Deps{Resolver: m.resolver, Policies: m.policies, Hostname: m.hostname(), Sources: m.sources(),
-		Connector: m.settings.Connector, ClientCertificate: d.ClientCertificate, OpenSecret: d.Group.OpenSecret,
+		Connector: m.settings.Connector, SmartHost: m.smartHost, ClientCertificate: d.ClientCertificate, OpenSecret: d.Group.OpenSecret,
 		Authors: authors, Keys: m.signers, Sender: m.senderOf, Port: uint16(m.cfg.RemotePort), Private: m.cfg.Private, Own: m.own,
 		Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
-	m.guard = guard.New(guard.Config{Hostname: m.hostname(), Private: m.cfg.Private}, guard.Deps{View: d.Group.View, Settings: m.settings, Directory: d.Directory,
+	spam, malware, err := m.scanners()
+	if err != nil {
+		return err
+	}
+	// The name in results is that of the doors, which remove forged ones.
+	m.guard = guard.New(guard.Config{Hostname: d.Hostname, Private: m.cfg.Private}, guard.Deps{Spam: spam, Malware: malware, Returns: m.returns,
+		View: d.Group.View, Settings: m.settings, Directory: d.Directory,
 		Usage: d.Store.Usage, Resolver: m.resolver, Broadcast: m.broadcast, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	m.quarantine = quarantine.New(quarantine.Deps{Store: d.Store, Boxes: boxes{d.Directory}, Book: m.settings, Agreed: d.Group, Log: m.log, Now: m.now,
 		Submit: func(ctx context.Context, s mail.Submission) (mail.Receipt, error) { return m.take(ctx, s, internal{}) }})
@@ -63,6 +73,41 @@ func (m *Mover) assemble() (err error) {
 		InDoubt: m.inDoubt, Organization: m.organizations.name, Observe: func(o deliver.Observed) { m.metrics.observe(o) },
 		Agents: map[string]deliver.Agent{"db": deliver.NewLocal(d.Store, m.now, m.fullRetry), "mx": m.agent, "connector": m.agent, "smarthost": m.agent}})
 	return nil
+}
+
+// scanners are those that the configuration names, nil for none.
+func (m *Mover) scanners() (spam, malware scrub.Scanner, err error) {
+	if c := m.cfg.Rspamd; c.URL != "" {
+		r, err := rspamd.New(rspamd.Config{URL: c.URL, Timeout: c.Timeout.Std()})
+		if err != nil {
+			return nil, nil, err
+		}
+		spam = r
+	}
+	if c := m.cfg.Clamd; c.Address != "" {
+		a, err := clamd.New(clamd.Config{Address: c.Address, Timeout: c.Timeout.Std()})
+		if err != nil {
+			return nil, nil, err
+		}
+		malware = a
+	}
+	return spam, malware, nil
+}
+
+// smartHost are the settings of the smart host: TLS with its name, but in a
+// closed network.
+func (m *Mover) smartHost(string) (c settings.Connector) {
+	if m.cfg.Private {
+		c.TLS = "opportunistic"
+	}
+	return c
+}
+
+// returns tells whether an address of ours is a rewritten sender that leads
+// back to somebody.
+func (m *Mover) returns(a mail.Address) bool {
+	_, err := route.Reverse(a, m.srs, m.now())
+	return err == nil
 }
 
 func (m *Mover) sources() (out []remote.Source) {

@@ -1,0 +1,73 @@
+package transport
+
+import (
+	"cmp"
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/keys"
+	"github.com/postern-mail/postern/internal/transport/manage"
+	"github.com/postern-mail/postern/internal/transport/remote"
+	"github.com/postern-mail/postern/internal/transport/settings"
+)
+
+// manageCommands are the commands that change what transport goes by.
+func manageCommands(m *Mover) []command.Command {
+	if m == nil {
+		return manage.Commands(manage.Deps{})
+	}
+	return manage.Commands(manage.Deps{Agreed: m.deps.Group, Book: m.settings, Keys: m.keys, Quarantine: m.quarantine,
+		Checker:        keys.Checker{Resolver: m.resolver, Std: m.resolver.Std(), STS: m.policies, SRV: net.DefaultResolver.LookupSRV},
+		OrganizationOf: m.deps.Directory.OrganizationOf, Organizations: boxes{m.deps.Directory}.OrganizationIDs,
+		Facts: m.facts, TestConnector: m.testConnector, Now: m.now,
+		Covers: func(g settings.Group) error { return g.Covers(0, m.deps.DuplicateWindow) },
+		SealPassword: func(o org.OrganizationID, name, password string) ([]byte, error) {
+			return m.deps.Group.SealSecret(remote.SecretPurpose(o, name), []byte(password))
+		}})
+}
+
+// facts are what the DNS records of a domain follow from, but its keys.
+func (m *Mover) facts(domain string) keys.Facts {
+	f := keys.Facts{Domain: domain, Hosts: m.hosts()}
+	for _, s := range m.cfg.Source {
+		if a, err := netip.ParseAddr(s); err == nil {
+			f.Sources = append(f.Sources, a)
+		}
+	}
+	if o, ok := m.deps.Directory.OrganizationOf(domain); ok {
+		for _, c := range m.settings.Connectors(o) {
+			switch {
+			case !c.Enabled || c.Direction == settings.DirectionIn:
+			case c.Kind == settings.KindExchangeOnline:
+				f.Includes = append(f.Includes, "spf.protection.outlook.com")
+			case c.Kind == settings.KindGoogle:
+				f.Includes = append(f.Includes, "_spf.google.com")
+			}
+		}
+	}
+	host := f.Hosts[0]
+	for _, s := range []keys.Service{{Name: "imaps", Port: 993}, {Name: "submissions", Port: 465}, {Name: "submission", Port: 587}} {
+		s.Host = host
+		f.Services = append(f.Services, s)
+	}
+	return f
+}
+
+// testConnector connects to each host of a connector and says what it found.
+func (m *Mover) testConnector(ctx context.Context, c settings.Connector) ([]manage.Trial, error) {
+	var out []manage.Trial
+	for _, p := range m.agent.Try(ctx, c) {
+		out = append(out, manage.Trial{Host: p.Host, Step: p.Step, OK: p.Err == nil, Detail: cmp.Or(errText(p.Err), p.Detail)})
+	}
+	return out, nil
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
