@@ -225,7 +225,7 @@ func TestQuarantine(t *testing.T) {
 		w.refuse(blue, kind.NotFound, "no such message", "quarantine "+verb, id)
 		w.refuse(blue, kind.NotFound, "no such message", "quarantine "+verb, id, "organization=red")
 	}
-	if row := w.do("quarantine show", id).(QuarantineRow); row.Header != "Subject: win\r\n\r\n" {
+	if row := w.do("quarantine show", id).(QuarantineShown); len(row.Header) != 1 || row.Header[0].Line != "Subject: win" {
 		t.Errorf("%+v", row)
 	}
 	w.refuse(w.as(command.HelpDesk, "red"), kind.Denied, "", "quarantine release", id)

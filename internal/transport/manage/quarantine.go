@@ -3,6 +3,7 @@ package manage
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/command"
@@ -29,8 +30,17 @@ type QuarantineRow struct {
 	Remote       string             `json:"remote,omitempty" col:"-"`
 	Account      string             `json:"account,omitempty" col:"-"`
 	Expires      time.Time          `json:"expires" col:"EXPIRES"`
-	// Header is the beginning of its header, where one message is shown.
-	Header string `json:"header,omitempty" col:"-"`
+}
+
+// QuarantineShown is one quarantined message with the beginning of its header.
+type QuarantineShown struct {
+	QuarantineRow
+	Header []HeaderLine `json:"header" col:"HEADER"`
+}
+
+// HeaderLine is a line of a message's header.
+type HeaderLine struct {
+	Line string `json:"line" col:"LINE"`
 }
 
 func quarantineRow(e quarantine.Entry) QuarantineRow {
@@ -91,7 +101,7 @@ func quarantineCommands(d Deps) []command.Command {
 		for _, o := range d.inScope(ctx, in.Organization) {
 			all, err := d.Quarantine.List(ctx, o, f)
 			if err != nil {
-				return nil, err
+				return nil, kind.WithHint(err, "ask for one organization with --organization")
 			}
 			for _, e := range all {
 				out = append(out, quarantineRow(e))
@@ -99,14 +109,16 @@ func quarantineCommands(d Deps) []command.Command {
 		}
 		return out, nil
 	})
-	show := reads("quarantine", "show", "Show a message that is kept in quarantine, with its header", func(ctx context.Context, in quarantineIn) (QuarantineRow, error) {
+	show := reads("quarantine", "show", "Show a message that is kept in quarantine, with its header", func(ctx context.Context, in quarantineIn) (QuarantineShown, error) {
 		e, head, err := d.held(ctx, in)
 		if err != nil {
-			return QuarantineRow{}, err
+			return QuarantineShown{}, err
 		}
-		row := quarantineRow(e)
-		row.Header = head
-		return row, nil
+		out := QuarantineShown{QuarantineRow: quarantineRow(e), Header: []HeaderLine{}}
+		for line := range strings.Lines(strings.TrimRight(head, "\r\n")) {
+			out.Header = append(out.Header, HeaderLine{strings.TrimRight(line, "\r\n")})
+		}
+		return out, nil
 	})
 	remove := removes("quarantine", "delete", "Delete a message from quarantine for good", byAdmins, func(ctx context.Context, in deleteIn) (command.Plan, error) {
 		e, _, err := d.held(ctx, in.quarantineIn)
