@@ -39,7 +39,7 @@ type Result struct {
 	Status    string // enhanced (RFC 3463)
 	Text      string
 	Host      string
-	TLS       uint8
+	TLS       uint8 // 0: in clear; else 1 + tlspolicy.Basis
 	Mailbox   org.MailboxRef
 	Duplicate bool
 	Doubtful  bool

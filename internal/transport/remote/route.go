@@ -140,7 +140,9 @@ func (r *route) config(host string) *tls.Config {
 	name := r.set.VerifyName
 	if name == "" {
 		name = host
-		if r.set.Kind == settings.KindExchangeOnline {
+		// Hosts of Exchange Online may be named by an alias in the tenant's own
+		// zone; those for DANE prove their own names.
+		if r.set.Kind == settings.KindExchangeOnline && !strings.HasSuffix(strings.ToLower(host), ".mx.microsoft") {
 			name = "*.mail.protection.outlook.com"
 		}
 	}
@@ -163,7 +165,8 @@ func (r *route) config(host string) *tls.Config {
 		c.ServerName = "" // no address in SNI (RFC 6066 section 3)
 	}
 	if r.certificate != nil {
-		c.Certificates = []tls.Certificate{*r.certificate}
+		// Shown whatever authorities the host lists: it tells whose mail it is.
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return r.certificate, nil }
 	}
 	return c
 }

@@ -112,6 +112,7 @@ func (w *world) connector(c settings.Connector) *peer {
 	if c.Hosts == nil {
 		c.Hosts = []string{"in.c.test"}
 	}
+	w.zone.addrs["t.v1.mx.microsoft"] = []string{"198.51.100.1"}
 	w.zone.addrs["in.c.test"] = []string{"2001:db8::1", "198.51.100.1"}
 	w.deps.Connector = func(o org.OrganizationID, name string) (settings.Connector, bool) {
 		return c, o == "o1" && name == "c"
@@ -151,6 +152,7 @@ func TestConnector(t *testing.T) {
 		{name: "below pattern", set: settings.Connector{VerifyName: "*.c.test"}, cert: "y.x.c.test", state: queue.StateDeferred, code: 1760},
 		{name: "exchange", set: settings.Connector{Kind: settings.KindExchangeOnline}, cert: "*.mail.protection.outlook.com", state: queue.StateRelayed},
 		{name: "not exchange", set: settings.Connector{Kind: settings.KindExchangeOnline}, cert: "in.c.test", state: queue.StateDeferred, code: 1760},
+		{name: "exchange with dane", set: settings.Connector{Kind: settings.KindExchangeOnline, Hosts: []string{"t.v1.mx.microsoft"}}, cert: "t.v1.mx.microsoft", state: queue.StateRelayed},
 		{name: "no tls", state: queue.StateDeferred, code: 1760},
 		{name: "no tls needed", set: settings.Connector{TLS: "opportunistic"}, state: queue.StateRelayed},
 		{name: "whoever", set: settings.Connector{TLS: "opportunistic"}, cert: "other.test", state: queue.StateRelayed},
@@ -200,6 +202,7 @@ func TestConnectorSettings(t *testing.T) {
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.ca.cert.Raw}))
 	p := w.connector(settings.Connector{Kind: settings.KindExchangeOnline, ClientCertificate: "tenant", CA: ca, Port: 2525})
 	w.secure(p, "*.mail.protection.outlook.com")
+	p.tls.ClientCAs = newAuthority(t).pool() // lists others than ours
 	w.deps.Roots = nil
 	shown := w.ca.issue(t, "tenant.service.test")
 	w.deps.ClientCertificate = func(name string) (*tls.Certificate, error) {

@@ -71,7 +71,7 @@ type dotter struct {
 // send writes body so that it stands at the start of a line when it is done:
 // a last line without CRLF gets one. It does not write the final dot.
 func (d *dotter) send(body []byte) error {
-	d.buf = make([]byte, 0, block+2)
+	d.buf = make([]byte, 0, min(len(body)+64, block)+2) // some room for dots
 	start := true
 	for len(body) > 0 {
 		if start && body[0] == '.' {
