@@ -106,7 +106,14 @@ func configText(p ServerPlan, s Spec) string {
 		for v := range s.Volumes {
 			fmt.Fprintf(&b, "\n[[volume]]\nname = %q\npath = %q\nmax_size = %d\n", volumeName(v+1), p.VolumeDir(v+1), s.VolumeSize)
 		}
-		fmt.Fprintf(&b, "\n[mailbox]\nreserve = 67108864\n\n[transport]\nreserve = 67108864\nprivate = true\n\n[directory]\npassword_minimum = 1\n")
+		fmt.Fprintf(&b, "\n[mailbox]\nreserve = 67108864\n\n[transport]\nreserve = 67108864\nprivate = true\n")
+		if s.RemotePort != 0 {
+			fmt.Fprintf(&b, "remote_port = %d\n", s.RemotePort)
+		}
+		if s.DNS != "" {
+			fmt.Fprintf(&b, "[transport.dns]\nservers = [%q]\n", s.DNS)
+		}
+		fmt.Fprintf(&b, "\n[directory]\npassword_minimum = 1\n")
 		fmt.Fprintf(&b, "\n[smtp]\nhostname = %q\nmax_connections_per_address = 4096\naccount_messages_per_minute = -1\naccount_recipients_per_hour = -1\nmax_errors = 1000\n", strings.ToLower(p.Name)+"."+s.Domain)
 		fmt.Fprintf(&b, "[smtp.receive]\nlisten = [%q]\n[smtp.submission]\nlisten = [%q]\n[smtp.submissions]\nlisten = [%q]\n", p.Door(portSMTP), p.Door(portSubmission), p.Door(portSubmissions))
 		fmt.Fprintf(&b, "\n[imap]\nmax_connections_per_address = 20000\nmax_sessions_per_account = 20000\n[imap.starttls]\nlisten = [%q]\n[imap.tls]\nlisten = [%q]\n", p.Door(portIMAP), p.Door(portIMAPS))

@@ -39,6 +39,8 @@ func Command() *cobra.Command {
 	f.StringVar(&spec.Password, "password", spec.Password, "password of all users and of the administrator (random if not given)")
 	f.IntVar(&spec.BasePort, "base-port", spec.BasePort, "ports from here on are used")
 	f.BoolVar(&spec.Fast, "fast", spec.Fast, "shorten all timers, for tests")
+	f.StringVar(&spec.DNS, "dns", "", "host:port of the resolver that servers ask (default that of this machine)")
+	f.IntVar(&spec.RemotePort, "remote-port", 0, "port of other mail servers, for a world on loopback (default 25)")
 	c.PreRun = func(c *cobra.Command, _ []string) {
 		// A smaller group has not to be told that it has fewer copies.
 		if !c.Flags().Changed("copies") {

@@ -25,6 +25,11 @@ type Spec struct {
 	Fast      bool   `json:"fast"`
 	// VolumeSize is the most a volume may hold, in bytes.
 	VolumeSize int64 `json:"volume_size"`
+	// DNS is the resolver the servers ask, as host:port, and RemotePort the port
+	// of other mail servers; empty and 0: as everywhere. With a resolver of its
+	// own and hosts on loopback a test is the rest of the world.
+	DNS        string `json:"dns,omitempty"`
+	RemotePort int    `json:"remote_port,omitempty"`
 }
 
 // DefaultSpec is the lab of `make run`.
@@ -56,6 +61,10 @@ func (s Spec) Validate() error {
 		return kind.Errorf(kind.Invalid, "--base-port %d: ports up to %d would be used, want 1024 to 65535", s.BasePort, last)
 	case !strings.Contains(s.Domain, ".") || strings.ContainsAny(s.Domain, " @/\"\\"):
 		return kind.Errorf(kind.Invalid, "--domain %q: want a domain name such as example.test", s.Domain)
+	case s.RemotePort < 0 || s.RemotePort > 65535:
+		return kind.Errorf(kind.Invalid, "--remote-port %d: want 1 to 65535", s.RemotePort)
+	case s.DNS != "" && !strings.Contains(s.DNS, ":"):
+		return kind.Errorf(kind.Invalid, "--dns %q: want host:port", s.DNS)
 	case strings.ContainsAny(s.Password, "\"\\\n"):
 		return kind.Errorf(kind.Invalid, "--password: without quotes, backslashes and line breaks, please")
 	}
