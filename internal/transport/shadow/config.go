@@ -102,7 +102,9 @@ type Keeper struct {
 	late     atomic.Bool  // a copy came in after its epoch was fenced
 	single   atomic.Int64 // messages without a second copy, as of the last look
 	waiting  atomic.Int64
-	ready    chan struct{}
+	// reconciled is the fence up to which it is known whose messages are whose.
+	reconciled atomic.Uint64
+	ready      chan struct{}
 
 	gate gate
 

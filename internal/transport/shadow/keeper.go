@@ -60,7 +60,7 @@ func (k *Keeper) Drain(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		next, ok := k.current(k.d.Group.View())
-		if ok && next.Epoch > row.Epoch && len(k.fenced()) == 0 {
+		if ok && next.Epoch > row.Epoch && k.reconciled.Load() == next.TakenUpTo {
 			break
 		}
 		select {

@@ -20,7 +20,8 @@ func (k *Keeper) reconcile(ctx context.Context) {
 	told, known := false, 0
 	for {
 		wait := time.Hour
-		if ids := k.fenced(); len(ids) > 0 {
+		upto := k.takenUpTo(k.me)
+		if ids := k.fenced(upto); len(ids) > 0 {
 			if since.IsZero() {
 				since, known = time.Now(), 0
 			}
@@ -44,11 +45,12 @@ func (k *Keeper) reconcile(ctx context.Context) {
 				told = true
 				k.d.Events.Emit(EventReconciling, "%d messages of this server wait to be reconciled for %v.", left, time.Since(since).Round(time.Second))
 			}
-			if left > 0 {
-				wait = k.t.retry
+			if wait = k.t.retry; left == 0 {
+				wait = 0 // until there is none
 			}
 		} else {
 			k.waiting.Store(0)
+			k.reconciled.Store(upto)
 			since, told = time.Time{}, false
 		}
 		select {
@@ -62,8 +64,7 @@ func (k *Keeper) reconcile(ctx context.Context) {
 
 // fenced lists own messages that are not finished and that others may have
 // taken over.
-func (k *Keeper) fenced() (ids []mail.TraceID) {
-	upto := k.takenUpTo(k.me)
+func (k *Keeper) fenced(upto uint64) (ids []mail.TraceID) {
 	if upto == 0 {
 		return nil
 	}

@@ -155,7 +155,7 @@ func (k *Keeper) unheld(ctx context.Context, ids []mail.TraceID, members map[org
 			continue
 		}
 		for i, c := range cs {
-			if c.State == claimNone {
+			if c.State != claimHeld && c.State != claimFenced {
 				out = append(out, ids[i])
 			}
 		}

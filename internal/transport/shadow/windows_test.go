@@ -121,10 +121,15 @@ func TestW4(t *testing.T) {
 // TestW4b lets the holder return when its primary has gone on without it.
 func TestW4b(t *testing.T) {
 	w := newWorld(t, "A", "B")
-	id := w.accept("A", "B")
+	id := w.accept("A", "B", "one@x.test", "two@x.test")
+	w.nodes["A"].apply(t, id, queue.RowChange{N: 0, State: queue.StateReady, Dest: "mx:x.test"}, queue.RowChange{N: 1, State: queue.StateReady, Dest: "db:DB01"})
 	w.kill("B")
 	w.fence("A")
 	w.owner(id, "A") // nobody else has it
+	_, rows, err := w.nodes["A"].q.Message(id)
+	if err != nil || !rows[0].RepeatPossible || rows[0].Next.IsZero() || rows[1].RepeatPossible || !rows[1].Next.IsZero() {
+		t.Fatalf("B may have sent it before it was lost: %+v %v", rows, err)
+	}
 	w.restart("B")
 	w.owner(id, "A")
 	w.until("B", id, claimHeld) // once more, under the new epoch
