@@ -77,8 +77,8 @@ func (in connectorCreateIn) connector(o org.OrganizationID) (settings.Connector,
 	return c, c.Validate()
 }
 
-// connectors below are changed by administrators of the servers: one that takes
-// mail in lets others send.
+// connectorCommands change connectors for administrators of the servers only: one
+// that takes mail in lets others send, one that goes out names hosts to connect to.
 func connectorCommands(d Deps) []command.Command {
 	type listIn struct {
 		Organization string `json:"organization" doc:"only of this organization" complete:"organization list"`

@@ -143,6 +143,9 @@ func (q *Quarantine) open(ctx context.Context, o org.OrganizationID) (box, bool,
 		return box{}, false, nil
 	}
 	all, err := q.d.Store.Folders(ctx, at)
+	if kind.Is(err, kind.NotFound) { // nothing came into it yet
+		return box{}, false, nil
+	}
 	if err != nil {
 		return box{}, false, fmt.Errorf("quarantine of %s: %w", o, err)
 	}

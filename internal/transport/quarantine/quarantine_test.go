@@ -58,6 +58,9 @@ func TestEachOrganizationHasItsOwn(t *testing.T) {
 	if got := w.list(t, "red", Filter{}); got != nil {
 		t.Fatal(got)
 	}
+	if _, err := w.SystemMailbox(t.Context(), "red", Purpose); err != nil || w.list(t, "red", Filter{}) != nil {
+		t.Fatal("a mailbox that its database has not heard of", err)
+	}
 	id := w.put(t, spam, "spam score 7.5", "a@red.example", "b@red.example", "c@blue.example", "d@elsewhere.example")
 	red, blue := w.list(t, "red", Filter{}), w.list(t, "blue", Filter{})
 	if len(red) != 1 || len(blue) != 1 || len(red[0].Envelope.Recipients) != 2 || blue[0].Envelope.Recipients[0].Address != "c@blue.example" {

@@ -54,7 +54,10 @@ func (s *memStore) Deliver(_ context.Context, d mail.Delivery) ([]mail.Delivered
 	return []mail.Delivered{{Mailbox: at, UID: s.next}}, s.err()
 }
 
-func (s *memStore) Folders(context.Context, org.MailboxRef) ([]mail.Folder, error) {
+func (s *memStore) Folders(_ context.Context, at org.MailboxRef) ([]mail.Folder, error) {
+	if _, ok := s.boxes[at.ID]; !ok {
+		return nil, kind.Errorf(kind.NotFound, "no such mailbox")
+	}
 	return []mail.Folder{{ID: 7, Name: "Sent"}, {ID: 1, Name: "INBOX"}}, s.err()
 }
 
