@@ -83,6 +83,18 @@ func Fields(msg []byte, end *Ending) iter.Seq[HeaderField] {
 	}
 }
 
+// Named are the fields of a name, from the top.
+func Named(msg []byte, name string) []HeaderField {
+	var out []HeaderField
+	var end Ending
+	for f := range Fields(msg, &end) {
+		if f.Is(name) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // emptyLine is the length of the empty line b begins with, 0 for none.
 func emptyLine(b []byte) int {
 	switch {

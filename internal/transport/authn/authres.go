@@ -3,6 +3,8 @@ package authn
 import (
 	"strconv"
 	"strings"
+
+	"github.com/postern-mail/postern/internal/base/message"
 )
 
 // AuthResults is an Authentication-Results field (RFC 8601 section 2.2).
@@ -223,30 +225,27 @@ func RemoveForged(msg []byte, ours ...string) []byte {
 	for _, id := range ours {
 		mine[server(id)] = true
 	}
-	var forged []field
-	fields(msg, func(f field) {
-		if f.name != "authentication-results" {
-			return
-		}
-		if f.long() {
+	var forged []message.HeaderField
+	for _, f := range message.Named(msg, "authentication-results") {
+		if long(f) {
 			forged = append(forged, f)
-			return
+			continue
 		}
-		id, err := authserv(f.value(msg))
+		id, err := authserv(f.Value(msg))
 		if err != nil || mine[server(id)] {
 			forged = append(forged, f)
 		}
-	})
+	}
 	to := 0
 	for i := len(forged) - 1; i >= 0; i-- {
 		if i == len(forged)-1 {
-			to = forged[i].end
+			to = forged[i].End
 		}
 		start := 0
 		if i > 0 {
-			start = forged[i-1].end
+			start = forged[i-1].End
 		}
-		kept := msg[start:forged[i].start]
+		kept := msg[start:forged[i].Start]
 		to -= len(kept)
 		copy(msg[to:], kept)
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/emersion/go-msgauth/authres"
 	"go.uber.org/goleak"
+
+	"github.com/postern-mail/postern/internal/base/message"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -160,10 +162,10 @@ func FuzzRemoveForged(f *testing.F) {
 			t.Fatal("body changed")
 		}
 		left := bytes.Clone(got)
-		fields(left, func(f field) {
-			if f.name == "authentication-results" && strings.HasPrefix(strings.ToLower(f.value(left)), "mx.here.example;") {
-				t.Fatalf("left %q", left[f.start:f.end])
+		for _, f := range message.Named(left, "authentication-results") {
+			if strings.HasPrefix(strings.ToLower(f.Value(left)), "mx.here.example;") {
+				t.Fatalf("left %q", left[f.Start:f.End])
 			}
-		})
+		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/message"
 )
 
 // MaxAuthors is how many author domains of one From field are evaluated (RFC
@@ -23,20 +24,15 @@ const MaxField = 64 << 10
 // "ceo@bank.example <x@evil.example>" in their own ways, and DMARC must not
 // pass for the one while the other is shown.
 func Authors(msg []byte) ([]string, error) {
-	var from []field
-	fields(msg, func(f field) {
-		if f.name == "from" {
-			from = append(from, f)
-		}
-	})
+	from := message.Named(msg, "from")
 	if len(from) != 1 {
 		return nil, kind.Errorf(kind.Invalid, "%d from fields", len(from))
 	}
-	if from[0].long() {
+	if long(from[0]) {
 		return nil, kind.Errorf(kind.Invalid, "from field of more than %d octets", MaxField)
 	}
 	var out []string
-	for _, d := range domainsOf(from[0].value(msg)) {
+	for _, d := range domainsOf(from[0].Value(msg)) {
 		a := asciiDomain(d)
 		if a == "" {
 			return nil, kind.Errorf(kind.Invalid, "from field has domain %.40q", clip(d))
@@ -54,6 +50,9 @@ func Authors(msg []byte) ([]string, error) {
 	}
 	return out, nil
 }
+
+// long reports whether there is more behind the colon than is read.
+func long(f message.HeaderField) bool { return f.End-f.Colon > MaxField }
 
 // domainsOf lists what stands behind each @ outside of quotes, comments and
 // literals. Blanks and comments inside of a domain are no part of it (RFC 5322

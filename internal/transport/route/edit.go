@@ -163,11 +163,8 @@ func below(msg []byte, text string) []byte {
 // appends tells whether a text may simply stand below another.
 func appends(msg []byte, s message.Survey, text string) bool {
 	encoding := ""
-	var end message.Ending
-	for f := range message.Fields(msg, &end) {
-		if f.Is("Content-Transfer-Encoding") {
-			encoding = strings.ToLower(f.Value(msg))
-		}
+	for _, f := range message.Named(msg, "Content-Transfer-Encoding") {
+		encoding = strings.ToLower(f.Value(msg))
 	}
 	typ, rest, _ := strings.Cut(strings.ToLower(s.ContentType), ";")
 	typ = strings.TrimSpace(typ)

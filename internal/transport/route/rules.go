@@ -141,13 +141,9 @@ func (r *run) dmarc() string {
 
 // headerHas tells whether a field of a name contains a text.
 func (r *run) headerHas(name, text string) bool {
-	var end message.Ending
 	dec := mime.WordDecoder{}
 	text = strings.ToLower(text)
-	for f := range message.Fields(r.q.Body, &end) {
-		if !f.Is(name) {
-			continue
-		}
+	for _, f := range message.Named(r.q.Body, name) {
 		v := f.Value(r.q.Body)
 		if d, err := dec.DecodeHeader(v); err == nil {
 			v = d
