@@ -107,7 +107,8 @@ func (d Deps) keysOf(ctx context.Context, asked org.OrganizationID) []settings.D
 	return out
 }
 
-// includes are what SPF records name for other systems (their manuals say so).
+// includes are what SPF records name for other systems that mail goes out to and
+// that then send as well (their manuals say so).
 var includes = map[string]string{
 	settings.KindExchangeOnline: "spf.protection.outlook.com",
 	settings.KindGoogle:         "_spf.google.com",
@@ -127,7 +128,7 @@ func domainDNS(d Deps) command.Command {
 			f := d.Facts(domain)
 			f.Domain, f.Keys = domain, d.Book.Keys(domain)
 			for _, c := range d.Book.Connectors(o) {
-				if name, ok := includes[c.Kind]; ok && c.Enabled && !slices.Contains(f.Includes, name) {
+				if name, ok := includes[c.Kind]; ok && c.Enabled && c.Direction != settings.DirectionIn && !slices.Contains(f.Includes, name) {
 					f.Includes = append(slices.Clone(f.Includes), name)
 				}
 			}
