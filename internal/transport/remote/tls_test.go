@@ -268,3 +268,28 @@ func TestSmartHost(t *testing.T) {
 		t.Errorf("%+v, dialed %q", r, w.dialed)
 	}
 }
+
+// TestTry: an administrator sees what each host of a connector does.
+func TestTry(t *testing.T) {
+	w := newWorld(t)
+	set := settings.Connector{Name: "c", Organization: "o1", IPv4Only: true, User: "me", Hosts: []string{"in.c.test", "gone.test", "six.test", "bad.test"}}
+	p := w.connector(set)
+	w.secure(p, "in.c.test")
+	p.ext = append(p.ext, "AUTH PLAIN")
+	w.zone.addrs["six.test"], w.zone.addrs["bad.test"] = []string{"2001:db8::9"}, []string{"198.51.100.2"}
+	bad := w.host("198.51.100.2")
+	w.secure(bad, "other.test")
+	var got []string
+	for _, f := range w.agent().Try(t.Context(), set) {
+		got = append(got, fmt.Sprint(f.Host, ": ", f.Step, " ", f.Err == nil))
+	}
+	want := []string{"in.c.test 198.51.100.1:25: connect true", "in.c.test 198.51.100.1:25: TLS true", "in.c.test 198.51.100.1:25: log in true",
+		"gone.test: look up false", "six.test: look up false", "bad.test 198.51.100.2:25: tls false"}
+	if !slices.Equal(got, want) || p.heard("MAIL") != 0 {
+		t.Errorf("found %q", got)
+	}
+	set.CA = "CA"
+	if f := w.a.Try(t.Context(), set); len(f) != 1 || f[0].Step != "settings" {
+		t.Errorf("found %+v", f)
+	}
+}
