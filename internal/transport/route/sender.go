@@ -59,25 +59,24 @@ func forwarderDomain(r queue.RecipientRow, dir Directory) string {
 	return ""
 }
 
-// ReportTo is who is told of what became of a row, empty for nobody: the owner
-// of the group that the row came of, where it has one, else the sender.
+// ReportTo is who is told of what became of a row, empty for nobody: of what a
+// group led to its owner, where it has one, else the sender.
 func ReportTo(m queue.Message, rows []queue.RecipientRow, n uint16, dir Directory) string {
 	from := m.Envelope.From
 	if from == "" {
 		return ""
 	}
-	group := false
-	for range maxDepth {
-		if int(n) >= len(rows) || rows[n].Why == 0 {
+	top := n
+	for range len(rows) {
+		if int(top) >= len(rows) || rows[top].Why == 0 {
 			break
 		}
-		group = group || rows[n].Why == queue.WhyGroup
-		n = rows[n].Parent
+		top = rows[top].Parent
 	}
-	if !group || int(n) >= len(rows) {
+	if top == n || int(top) >= len(rows) {
 		return from
 	}
-	a, err := mail.ParseAddress(rows[n].Address)
+	a, err := mail.ParseAddress(rows[top].Address)
 	if err != nil {
 		return from
 	}
