@@ -87,6 +87,8 @@ func (k *Keeper) Mine(m queue.Message) error {
 	switch {
 	case m.Primary != "":
 		return kind.Errorf(kind.Elsewhere, "message %s is held for %s", m.ID, m.Primary)
+	case k.d.Queue.Failed() != nil:
+		return k.d.Queue.Failed()
 	case !ok:
 		return kind.Errorf(kind.Busy, "message %s: the epoch of this server's queue has not begun", m.ID)
 	case m.Epoch <= r.TakenUpTo:

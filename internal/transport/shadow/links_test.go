@@ -14,7 +14,6 @@ import (
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
-	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
 // TestLinks has two servers speak over the links of a real group.
@@ -32,7 +31,7 @@ func TestLinks(t *testing.T) {
 		}
 		w.add(name)
 		n := w.open(name)
-		n.Keeper = New(Deps{Group: c, Queue: n.q, Fast: true, Now: w.clock, Settings: func() settings.Group { return w.settings },
+		n.Keeper = New(Deps{Group: c, Queue: n.q, Fast: true, Now: w.clock, Settings: w.group,
 			Taken: n.tookOver, Gone: n.gaveUp, Answer: n.answer})
 		stop, done := context.WithCancel(ctx)
 		wg.Go(func() {

@@ -16,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/queue"
+	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
 // TestRejectSettings shows what becomes of a message that nobody can hold.
@@ -27,7 +28,7 @@ func TestRejectSettings(t *testing.T) {
 		up      bool // the others say that they can store
 		refused bool
 	}{{"auto", true, true}, {"always", true, true}, {"never", true, false}, {"auto", false, false}, {"always", false, true}, {"never", false, false}} {
-		w.settings.RejectOnShadowFailure = c.setting
+		w.set(func(g *settings.Group) { g.RejectOnShadowFailure = c.setting })
 		for _, s := range []org.ServerName{"B", "C"} {
 			w.with(s, refuse("Copy"))
 			w.setCut(s, !c.up)
@@ -39,8 +40,8 @@ func TestRejectSettings(t *testing.T) {
 		}
 	}
 	off := false
-	w.settings.ShadowEnabled = &off
-	w.settings.RejectOnShadowFailure = "always"
+	w.set(func(g *settings.Group) { g.ShadowEnabled = &off })
+	w.set(func(g *settings.Group) { g.RejectOnShadowFailure = "always" })
 	w.accept("A", "")
 }
 
@@ -74,7 +75,7 @@ func TestRemoved(t *testing.T) {
 func TestNewDisk(t *testing.T) {
 	w := newWorld(t, "A", "B", "C", "D", "E")
 	id := w.accept("A", "B")
-	w.settings.TakeoverAfter = conf.Duration(time.Hour) // nobody takes it meanwhile
+	w.set(func(g *settings.Group) { g.TakeoverAfter = conf.Duration(time.Hour) }) // nobody takes it meanwhile
 	w.kill("A")
 	w.with("A", func(n *node) { n.fs, n.ix = fsx.NewMem(), vfs.NewCrashableMem() })
 	w.restart("A")
@@ -138,7 +139,12 @@ func TestBegun(t *testing.T) {
 	w.stale("A")
 	w.fence("A") // A does not see it, B does
 	A.apply(t, id, queue.RowChange{N: 0, State: queue.StateAttempt})
-	if _, err := A.Begun(t.Context(), id, "B"); !kind.Is(err, kind.Elsewhere) {
+	if _, err := A.Begun(t.Context(), id, "B"); err == nil {
+		// A was asked for claims in between, and has seen it.
+		if m, _, merr := A.q.Message(id); merr != nil || A.Mine(m) == nil {
+			t.Fatal("the attempt goes on", merr)
+		}
+	} else if !kind.Is(err, kind.Elsewhere) {
 		t.Fatal(err)
 	}
 	w.with("A", func(n *node) { n.view = nil; w.tell() })

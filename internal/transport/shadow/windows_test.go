@@ -12,6 +12,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/queue"
+	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
 // The tests of this file are the crash windows of the design: nothing is lost,
@@ -95,7 +96,7 @@ func TestW4(t *testing.T) {
 		if dead {
 			w.with("B", func(n *node) { refuse("Notify")(n) })
 		}
-		w.settings.RetriesLocalSite = 4
+		w.set(func(g *settings.Group) { g.RetriesLocalSite = 4 })
 		a, body := w.message(2)
 		got, err := w.nodes["A"].Accept(t.Context(), a, body, "B")
 		if err != nil || got != "C" {
