@@ -16,17 +16,33 @@ import (
 	"github.com/postern-mail/postern/internal/admin/metrics"
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mailbox"
+	"github.com/postern-mail/postern/internal/transport"
 )
 
 // Docs are the pages that are made from what the rooms say of themselves, by
 // file name below docs/. The command line adds its own, cli.md.
 func Docs() map[string]func() (string, error) {
 	return map[string]func() (string, error){
-		"events.md":  func() (string, error) { return event.EventsMarkdown(), nil },
-		"metrics.md": metricsPage,
+		"events.md":   func() (string, error) { return event.EventsMarkdown(), nil },
+		"metrics.md":  metricsPage,
+		"settings.md": settingsPage,
 	}
 }
+
+// settingsPage lists every setting: those of one server, which its file has,
+// and those of the group, which commands change.
+func settingsPage() (string, error) {
+	sample, err := Sample()
+	if err != nil {
+		return "", err
+	}
+	return settingsHead + transport.SettingsMarkdown() + "\n## One server: postern.toml\n\n" +
+		"As `postern config sample` prints it: what is commented out is the default.\n\n```toml\n" + sample + "```\n", nil
+}
+
+const settingsHead = "# Settings\n\nThis page is made from the program: `make docs`.\n\n"
 
 // metricsPage builds the rooms as a mail worker does, in a folder that is
 // thrown away, and lists what they registered. Nothing of them is run:
@@ -60,7 +76,8 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	if _, err := mailbox.New(mailbox.Config{}, mailbox.Deps{Group: c, Log: log, Events: events, Metrics: r}); err != nil {
+	k, err := mailbox.New(mailbox.Config{}, mailbox.Deps{Group: c, Log: log, Events: events, Metrics: r})
+	if err != nil {
 		return err
 	}
 	// Its own CA has issued the server's certificate; which one is shown does
@@ -69,6 +86,13 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 	if _, err := certs.New(certs.Default(), certs.Deps{Issue: issue, Log: log, Events: events, Metrics: r}); err != nil {
 		return err
 	}
+	people := directory.New(directory.Agreed(c), directory.Options{Log: log, Events: events})
+	m, err := transport.New(transport.Config{Dir: filepath.Join(dir, queueFolder)}, transport.Deps{Group: c, Store: k.Client(), Directory: people,
+		Hostname: "mbx1.example.com", Log: log, Events: events, Metrics: r})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
 	if _, err := smtpd.New(smtpd.Default(), smtpd.Deps{Log: log, Events: events, Metrics: r}); err != nil {
 		return err
 	}

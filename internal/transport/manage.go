@@ -29,23 +29,15 @@ func manageCommands(m *Mover) []command.Command {
 		}})
 }
 
+// SettingsMarkdown lists what commands of the group can set, for docs/settings.md.
+func SettingsMarkdown() string { return settings.Markdown() }
+
 // facts are what the DNS records of a domain follow from, but its keys.
 func (m *Mover) facts(domain string) keys.Facts {
 	f := keys.Facts{Domain: domain, Hosts: m.hosts()}
 	for _, s := range m.cfg.Source {
 		if a, err := netip.ParseAddr(s); err == nil {
 			f.Sources = append(f.Sources, a)
-		}
-	}
-	if o, ok := m.deps.Directory.OrganizationOf(domain); ok {
-		for _, c := range m.settings.Connectors(o) {
-			switch {
-			case !c.Enabled || c.Direction == settings.DirectionIn:
-			case c.Kind == settings.KindExchangeOnline:
-				f.Includes = append(f.Includes, "spf.protection.outlook.com")
-			case c.Kind == settings.KindGoogle:
-				f.Includes = append(f.Includes, "_spf.google.com")
-			}
 		}
 	}
 	host := f.Hosts[0]
