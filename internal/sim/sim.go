@@ -7,12 +7,14 @@ package sim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,9 +24,11 @@ import (
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport"
 )
 
 // Options of a world. The zero value of a field is its default.
@@ -33,6 +37,10 @@ type Options struct {
 	Log     io.Writer // where servers log to, nil for nowhere
 	Mailbox func(*mailbox.Config)
 	Disk    func(org.ServerName) fsx.FS // nil for this machine's
+	// Transport gives each server a directory and a queue, and makes connections
+	// between servers such that they can be cut.
+	Transport bool
+	Slow      bool // the times of the product, not short ones
 }
 
 // World is a group of servers in this process.
@@ -41,6 +49,7 @@ type World struct {
 	o       Options
 	mu      sync.Mutex // guards servers
 	servers []*Server
+	links   *links // nil where connections go directly
 }
 
 // Server is one member.
@@ -52,6 +61,10 @@ type Server struct {
 	Keeper  *mailbox.Keeper
 	Manager *active.Manager
 	Events  *event.Log
+	// Directory and Mover are there with Options.Transport.
+	Directory *directory.Directory
+	Mover     *transport.Mover
+	post      *post
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -63,6 +76,9 @@ func New(ctx context.Context, dir string, o Options) (*World, error) {
 		o.Servers = 3
 	}
 	w := &World{dir: dir, o: o}
+	if o.Transport {
+		w.links = newLinks()
+	}
 	for range o.Servers {
 		if _, err := w.Add(ctx); err != nil {
 			w.Close()
@@ -102,7 +118,7 @@ func (w *World) Add(ctx context.Context) (*Server, error) {
 	n := len(w.servers) + 1
 	s := &Server{Name: org.ServerName(fmt.Sprintf("MBX%d", n)), w: w}
 	s.Dir = filepath.Join(w.dir, string(s.Name))
-	addr, err := freeAddr(n)
+	addr, err := w.place(s, n)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +142,19 @@ func (w *World) Add(ctx context.Context) (*Server, error) {
 	w.servers = append(w.servers, s)
 	w.mu.Unlock()
 	return s, nil
+}
+
+// place finds an address for a server.
+func (w *World) place(s *Server, n int) (string, error) {
+	if w.links == nil {
+		return freeAddr(n)
+	}
+	public, inside, err := w.links.add(n)
+	if err != nil {
+		return "", err
+	}
+	s.post = newPost(public, inside)
+	return public, w.links.up(public) // joining needs the way
 }
 
 // freeAddr finds a port on a loopback address of its own for each server.
@@ -167,51 +196,106 @@ func (w *World) Close() {
 		wg.Go(s.Stop)
 	}
 	wg.Wait()
+	if w.links != nil {
+		w.links.close()
+	}
 }
 
 // Start starts the server on its folder and waits until it is a member.
 func (s *Server) Start(ctx context.Context) error {
+	if err := s.comeBack(); err != nil {
+		return err
+	}
 	log := slog.New(slog.DiscardHandler)
 	if s.w.o.Log != nil {
 		log = slog.New(slog.NewTextHandler(s.w.o.Log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("server", s.Name)
 	}
 	s.Events = event.NewLog(log)
-	c, err := cluster.Open(cluster.Config{
-		Dir: filepath.Join(s.Dir, "cluster"), Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond,
-		MeshInterval: 20 * time.Millisecond, SilentAfter: 400 * time.Millisecond, LeaseTTL: time.Second, NoSync: true,
-	}, log, s.Events)
+	c, err := cluster.Open(s.clusterConfig(), log, s.Events)
 	if err != nil {
 		return err
-	}
-	cfg := mailbox.Config{
-		Volumes: []mailbox.Volume{{Name: "vol1", Path: filepath.Join(s.Dir, "vol1")}},
-		Grace:   400 * time.Millisecond, LostGrace: 150 * time.Millisecond, Lease: 300 * time.Millisecond, Heartbeat: 20 * time.Millisecond,
-		SegmentSize: 1 << 20, Reserve: 1 << 20,
-	}
-	if s.w.o.Mailbox != nil {
-		s.w.o.Mailbox(&cfg)
 	}
 	d := mailbox.Deps{Group: c, Log: log, Events: s.Events}
 	if s.w.o.Disk != nil {
 		d.FS = s.w.o.Disk(s.Name)
 	}
-	k, err := mailbox.New(cfg, d)
+	k, err := mailbox.New(s.mailboxConfig(), d)
 	if err != nil {
-		return err
+		return errors.Join(err, c.Close())
 	}
-	m := active.New(active.Config{}, active.Deps{Group: c, Copies: k, Log: log, Events: s.Events})
+	s.Cluster, s.Keeper = c, k
+	if s.post != nil {
+		if err := s.openPost(k, log); err != nil {
+			return errors.Join(err, c.Close())
+		}
+	}
+	s.Manager = active.New(active.Config{}, s.conductor(active.Deps{Group: c, Copies: k, Log: log, Events: s.Events}))
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.Cluster, s.Keeper, s.Manager, s.stop, s.done = c, k, m, cancel, make(chan struct{})
+	s.stop, s.done = cancel, make(chan struct{})
 	go s.run(run, log)
-	select {
-	case <-c.Ready():
+	return s.awaitReady()
+}
+
+// comeBack waits until the process before is gone, and lets others reach the
+// one to come.
+func (s *Server) comeBack() error {
+	if s.post == nil {
 		return nil
-	case <-s.done:
-		return kind.Errorf(kind.Internal, "%s ended while it started", s.Name)
-	case <-time.After(30 * time.Second):
-		s.Stop()
-		return kind.Errorf(kind.Busy, "%s is not ready after 30 s", s.Name)
 	}
+	if s.post.gone != nil {
+		<-s.post.gone
+		s.post.gone = nil
+	}
+	return s.w.links.up(s.post.public)
+}
+
+func (s *Server) clusterConfig() cluster.Config {
+	c := cluster.Config{Dir: filepath.Join(s.Dir, "cluster"), NoSync: true}
+	if !s.w.o.Slow {
+		c.Heartbeat, c.Election = 20*time.Millisecond, 200*time.Millisecond
+		c.MeshInterval, c.SilentAfter, c.LeaseTTL = 20*time.Millisecond, 400*time.Millisecond, time.Second
+	}
+	if s.post != nil {
+		c.Listen = s.post.inside
+	}
+	return c
+}
+
+func (s *Server) mailboxConfig() mailbox.Config {
+	c := mailbox.Config{Volumes: []mailbox.Volume{{Name: "vol1", Path: filepath.Join(s.Dir, "vol1")}}, SegmentSize: 1 << 20, Reserve: 1 << 20}
+	if !s.w.o.Slow {
+		c.Grace, c.LostGrace, c.Lease, c.Heartbeat = 400*time.Millisecond, 150*time.Millisecond, 300*time.Millisecond, 20*time.Millisecond
+	}
+	if s.w.o.Mailbox != nil {
+		s.w.o.Mailbox(&c)
+	}
+	return c
+}
+
+// awaitReady waits until the server is a member and accepts messages.
+func (s *Server) awaitReady() error {
+	opens := []<-chan struct{}{s.Cluster.Ready()}
+	if s.Mover != nil {
+		opens = append(opens, s.Mover.Ready())
+	}
+	late := time.NewTimer(30 * time.Second)
+	defer late.Stop()
+	for _, ready := range opens {
+		select {
+		case <-ready:
+		case <-s.done:
+			return kind.Errorf(kind.Internal, "%s ended while it started", s.Name)
+		case <-late.C:
+			s.Stop()
+			return kind.Errorf(kind.Busy, "%s is not ready after 30 s", s.Name)
+		}
+	}
+	if s.post != nil {
+		l := &life{mover: s.Mover}
+		l.ctx, l.end = context.WithCancel(context.Background())
+		s.post.life.Store(l)
+	}
+	return nil
 }
 
 // run runs the rooms and stops them from the top down.
@@ -231,18 +315,49 @@ func (s *Server) run(ctx context.Context, log *slog.Logger) {
 	select {
 	case <-s.Cluster.Ready():
 	case <-ctx.Done():
+		if s.Mover != nil {
+			_ = s.Mover.Close()
+		}
 		return
 	}
-	var top sync.WaitGroup
-	top.Go(func() { _ = s.Keeper.Run(ctx) })
-	top.Go(func() { _ = s.Manager.Run(ctx) })
-	top.Wait()
+	rooms := []func(context.Context) error{s.Keeper.Run}
+	if s.Mover != nil {
+		rooms = append(rooms, s.Directory.Run, s.Mover.Run)
+	}
+	rooms = append(rooms, s.Manager.Run)
+	var stops []func()
+	for _, room := range rooms {
+		rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			if err := room(rctx); err != nil {
+				log.Error("room ended", "err", err)
+			}
+		}()
+		stops = append(stops, func() { stop(); <-ended })
+	}
+	<-ctx.Done()
+	for _, stop := range slices.Backward(stops) {
+		stop()
+	}
 }
 
 // Stop ends the server and waits until all of it is gone.
 func (s *Server) Stop() {
+	if s.post != nil {
+		if l := s.post.life.Swap(nil); l != nil {
+			l.end()
+		}
+	}
 	s.stop()
 	<-s.done
+	if s.post != nil {
+		s.w.links.down(s.post.public)
+		if s.post.gone != nil {
+			<-s.post.gone
+		}
+	}
 }
 
 // Command runs an entry of the command table on the server; params is JSON.
@@ -250,6 +365,9 @@ func (s *Server) Command(ctx context.Context, name, params string) (any, error) 
 	var table []command.Command
 	table = append(table, mailbox.Commands(s.Keeper)...)
 	table = append(table, active.Commands(s.Manager)...)
+	if s.Mover != nil {
+		table = append(table, transport.Commands(s.Mover)...)
+	}
 	for _, c := range table {
 		if c.Name() != name {
 			continue
