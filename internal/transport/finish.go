@@ -3,6 +3,7 @@ package transport
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/transport/dsn"
 	"github.com/postern-mail/postern/internal/transport/queue"
+	"github.com/postern-mail/postern/internal/transport/route"
 )
 
 // Finish implements deliver.Door: it writes what became of rows. What has to be
@@ -21,31 +23,103 @@ func (m *Mover) Finish(ctx context.Context, msg queue.Message, rows []queue.Reci
 			m.guard.Full(c.Mailbox.ID) // from now on RCPT asks it
 		}
 	}
-	rest := cs
-	for _, k := range []dsn.Kind{dsn.Failed, dsn.Relayed, dsn.Delivered} {
-		var told, others []queue.RowChange
-		for _, c := range rest {
-			if tells(c, rowOf(rows, c.N)) == k && c.State.Finished() {
-				told = append(told, c)
-			} else {
-				others = append(others, c)
+	reports, err := m.reports(ctx, msg, rows, cs)
+	if err != nil {
+		return err
+	}
+	cs = slices.Clone(cs)
+	for _, r := range reports {
+		for i := range cs {
+			if cs[i].State == queue.StateReturned && slices.Contains(r.rows, cs[i].N) {
+				cs[i].Child = r.sub.Trace
 			}
 		}
-		if len(told) == 0 {
-			continue
+	}
+	change := queue.Change{ID: msg.ID, At: m.now().UnixNano(), Rows: cs}
+	for i, r := range reports {
+		x := internal{parent: msg.ID, prefer: msg.Shadow}
+		if last := i == len(reports)-1; last {
+			x.also = []queue.Change{change}
 		}
-		done, err := m.report(ctx, msg, rows, told, k)
-		if err != nil {
+		// One that exists was made before, by this server or the one it took over
+		// from.
+		_, err := m.take(ctx, r.sub, x)
+		if err == nil {
+			m.metrics.reports.WithLabelValues(r.kind.String()).Inc()
+			if x.also != nil {
+				return nil
+			}
+		} else if !kind.Is(err, kind.Exists) {
 			return err
 		}
-		if done {
-			rest = others
+	}
+	return m.queue.Apply(ctx, []queue.Change{change}, durability(cs))
+}
+
+// due is a notification that has to be made.
+type due struct {
+	kind dsn.Kind
+	rows []uint16
+	sub  mail.Submission
+}
+
+// reports are the notifications that changes cause, one for each kind and each
+// who is told.
+func (m *Mover) reports(ctx context.Context, msg queue.Message, rows []queue.RecipientRow, cs []queue.RowChange) (out []due, err error) {
+	type group struct {
+		kind dsn.Kind
+		to   string
+	}
+	told := map[group][]queue.RowChange{}
+	var order []group
+	var all []queue.RecipientRow
+	for _, c := range cs {
+		k := tells(c, rowOf(rows, c))
+		if k == silent || msg.Envelope.From == "" {
+			continue
+		}
+		if all == nil {
+			if all, err = m.allRows(msg.ID, cs); err != nil {
+				return nil, err
+			}
+		}
+		g := group{k, msg.Envelope.From}
+		if k == dsn.Failed {
+			g.to = route.ReportTo(msg, all, c.N, m.deps.Directory)
+		}
+		if told[g] == nil {
+			order = append(order, g)
+		}
+		told[g] = append(told[g], c)
+	}
+	for _, g := range order {
+		r := m.reportOf(ctx, msg, rows, all, told[g], g.kind, g.to)
+		sub, ok := dsn.Build(r)
+		if !ok {
+			continue
+		}
+		d := due{kind: g.kind, sub: sub}
+		for _, c := range told[g] {
+			d.rows = append(d.rows, c.N)
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// allRows are the rows of a message as they will be with those that changes
+// add.
+func (m *Mover) allRows(id mail.TraceID, cs []queue.RowChange) ([]queue.RecipientRow, error) {
+	_, all, err := m.queue.Message(id)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range cs {
+		if c.New != nil && int(c.N) == len(all) {
+			all = append(all, rowOf(nil, c))
 		}
 	}
-	if len(rest) == 0 {
-		return nil
-	}
-	return m.queue.Apply(ctx, []queue.Change{{ID: msg.ID, At: m.now().UnixNano(), Rows: rest}}, durability(rest))
+	return all, nil
 }
 
 // durability is what the change that needs most of it needs: a delivery to a
@@ -84,62 +158,36 @@ func tells(c queue.RowChange, r queue.RecipientRow) dsn.Kind {
 	return silent
 }
 
-func rowOf(rows []queue.RecipientRow, n uint16) queue.RecipientRow {
+// rowOf is the row that a change is about.
+func rowOf(rows []queue.RecipientRow, c queue.RowChange) queue.RecipientRow {
 	for _, r := range rows {
-		if r.N == n {
+		if r.N == c.N {
 			return r
 		}
 	}
-	return queue.RecipientRow{N: n}
+	if n := c.New; n != nil {
+		return queue.RecipientRow{N: c.N, Address: n.Address, Notify: n.Notify, Original: n.ORcpt, Parent: n.Parent, Why: n.Why}
+	}
+	return queue.RecipientRow{N: c.N}
 }
 
-// report accepts a notification together with the changes it tells of; false:
-// there is nothing to tell or nobody to tell it to.
-func (m *Mover) report(ctx context.Context, msg queue.Message, rows []queue.RecipientRow, cs []queue.RowChange, k dsn.Kind) (bool, error) {
-	_, all, err := m.queue.Message(msg.ID)
-	if err != nil {
-		return false, err
-	}
+// reportOf puts together what is told of some rows, and to whom.
+func (m *Mover) reportOf(ctx context.Context, msg queue.Message, rows, all []queue.RecipientRow, cs []queue.RowChange, k dsn.Kind, to string) dsn.Report {
 	body, err := m.Body(ctx, msg.ID)
 	if err != nil {
 		m.log.Warn("report without the message", "trace", msg.ID, "err", err)
 	}
-	r := dsn.Report{Kind: k, ReportingMTA: m.hostname(), Now: m.now(), Language: m.language(msg),
-		Parent: dsn.Parent{Trace: msg.ID, Envelope: msg.Envelope, Organization: msg.Origin.Organization, Received: msg.Received, Full: body}}
+	env := msg.Envelope
+	env.From = to
+	r := dsn.Report{Kind: k, ReportingMTA: m.hostname(), Now: m.now(), Language: m.language(to),
+		Parent: dsn.Parent{Trace: msg.ID, Envelope: env, Organization: msg.Origin.Organization, Received: msg.Received, Full: body}}
 	for _, c := range cs {
-		row := rowOf(rows, c.N)
-		if c.New != nil {
-			row.Address, row.Notify, row.Original, row.Parent, row.Why = c.New.Address, c.New.Notify, c.New.ORcpt, c.New.Parent, c.New.Why
-		}
+		row := rowOf(rows, c)
 		first := origin(all, row)
 		r.Recipients = append(r.Recipients, dsn.Recipient{Row: c.N, Address: first.Address, Notify: row.Notify, ORcpt: cmp.Or(row.Original, first.Original),
 			Status: c.Status, Code: int(c.Code), Text: c.Text, Host: c.Host, Last: m.now(), Expires: msg.Expires})
 	}
-	sub, ok := dsn.Build(r)
-	if !ok {
-		return false, nil
-	}
-	x := internal{parent: msg.ID, prefer: msg.Shadow}
-	if k != dsn.Delayed {
-		x.also = []queue.Change{{ID: msg.ID, At: m.now().UnixNano(), Rows: withChild(cs, sub.Trace)}}
-	}
-	_, err = m.take(ctx, sub, x)
-	if kind.Is(err, kind.Exists) { // told before, by this server or the one it took over from
-		return false, nil
-	}
-	m.metrics.reports.WithLabelValues(k.String()).Inc()
-	return err == nil, err
-}
-
-func withChild(cs []queue.RowChange, id mail.TraceID) []queue.RowChange {
-	out := make([]queue.RowChange, len(cs))
-	for i, c := range cs {
-		if c.State == queue.StateReturned {
-			c.Child = id
-		}
-		out[i] = c
-	}
-	return out
+	return r
 }
 
 // origin is the row of the envelope that a row stems from.
@@ -177,16 +225,33 @@ func (m *Mover) Overdue(ctx context.Context, msg queue.Message, rows []queue.Rec
 		}
 		return time.Time{}, true, m.Finish(ctx, msg, rows, cs)
 	}
+	return time.Time{}, false, m.delayed(ctx, msg, rows)
+}
+
+// delayed tells the sender that a message waits. It is told once: the report's
+// trace follows from the message and the rows.
+func (m *Mover) delayed(ctx context.Context, msg queue.Message, rows []queue.RecipientRow) error {
+	_, all, err := m.queue.Message(msg.ID)
+	if err != nil || msg.Envelope.From == "" {
+		return err
+	}
+	var cs []queue.RowChange
 	for _, r := range rows {
 		cs = append(cs, queue.RowChange{N: r.N, Code: r.Code, Status: cmp.Or(r.Status, "4.4.7"), Host: r.Host, Text: r.Text})
 	}
-	_, err = m.report(ctx, msg, rows, cs, dsn.Delayed)
-	return time.Time{}, false, err
+	sub, ok := dsn.Build(m.reportOf(ctx, msg, rows, all, cs, dsn.Delayed, msg.Envelope.From))
+	if !ok {
+		return nil
+	}
+	if _, err := m.take(ctx, sub, internal{parent: msg.ID, prefer: msg.Shadow}); !kind.Is(err, kind.Exists) {
+		return err
+	}
+	return nil
 }
 
-// language is that of the sender, empty where it is not known.
-func (m *Mover) language(msg queue.Message) string {
-	a, err := mail.ParseAddress(msg.Envelope.From)
+// language is that of somebody who is told, empty where it is not known.
+func (m *Mover) language(to string) string {
+	a, err := mail.ParseAddress(to)
 	if err != nil {
 		return ""
 	}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -62,6 +63,9 @@ func (m *Mover) Route(ctx context.Context, msg queue.Message, rows []queue.Recip
 	if plain {
 		return ways, nil
 	}
+	if err := m.keepAside(ctx, msg, rows, d.Rows, body); err != nil {
+		return nil, err
+	}
 	return ways, m.Finish(ctx, msg, rows, d.Rows)
 }
 
@@ -77,26 +81,40 @@ func (m *Mover) quarantined(ctx context.Context, s mail.Submission) (mail.Receip
 // setAside puts a message into quarantine, where it is once however often this
 // is repeated.
 func (m *Mover) setAside(ctx context.Context, msg queue.Message, rows []queue.RecipientRow, body []byte) error {
-	why := ""
 	var cs []queue.RowChange
-	var fresh []queue.RecipientRow
 	for _, r := range rows {
-		if r.State != queue.StateNew {
+		if r.State == queue.StateNew {
+			cs = append(cs, queue.RowChange{N: r.N, State: queue.StateQuarantined, Text: r.Text})
+		}
+	}
+	if err := m.keepAside(ctx, msg, rows, cs, body); err != nil {
+		return err
+	}
+	return m.queue.Apply(ctx, []queue.Change{{ID: msg.ID, At: m.now().UnixNano(), Rows: cs}}, queue.Soon)
+}
+
+// keepAside puts a message into quarantine for the rows that are quarantined.
+func (m *Mover) keepAside(ctx context.Context, msg queue.Message, rows []queue.RecipientRow, cs []queue.RowChange, body []byte) error {
+	var aside []queue.RecipientRow
+	why := ""
+	for _, c := range cs {
+		if c.State != queue.StateQuarantined {
 			continue
 		}
+		r := rowOf(rows, c)
+		r.Organization = cmp.Or(r.Organization, c.Org)
 		if a, err := mail.ParseAddress(r.Address); err == nil && r.Organization == "" {
 			r.Organization, _ = m.deps.Directory.OrganizationOf(a.Domain)
 		}
-		why = r.Text
-		fresh = append(fresh, r)
-		cs = append(cs, queue.RowChange{N: r.N, State: queue.StateQuarantined, Text: r.Text, Org: r.Organization})
+		why = cmp.Or(why, c.Text)
+		aside = append(aside, r)
 	}
-	for _, it := range quarantine.Split(msg, fresh, why, 0) {
+	for _, it := range quarantine.Split(msg, aside, why, 0) {
 		if err := m.quarantine.Put(ctx, it, body); err != nil {
 			return err
 		}
 	}
-	return m.queue.Apply(ctx, []queue.Change{{ID: msg.ID, At: m.now().UnixNano(), Rows: cs}}, queue.Soon)
+	return nil
 }
 
 // hostSection is the name under which servers tell each other the names they

@@ -10,6 +10,7 @@ import (
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/quarantine"
 	"github.com/postern-mail/postern/internal/transport/queue"
 	"github.com/postern-mail/postern/internal/transport/settings"
 )
@@ -196,6 +197,10 @@ func (r *run) ownHops() int {
 // internal tells whether the system wrote the message: nobody's rules and
 // journals see it.
 func (r *run) internal() bool { return r.q.Message.Origin.Door == "internal" }
+
+// released tells whether an administrator let the message out of quarantine:
+// a rule may not put it back.
+func (r *run) released() bool { return r.q.Message.Origin.Door == quarantine.Door }
 
 // returned is the end of a row that is given up.
 func returned(code uint16, status, text string) queue.RowChange {

@@ -38,6 +38,9 @@ func (r *run) rules(it *item) (decided bool) {
 			r.orgs = append(r.orgs, o) // for their journals
 		}
 	}
+	if r.released() {
+		return false
+	}
 	if from != "" && r.organizationRules(it, from, to) {
 		return true
 	}

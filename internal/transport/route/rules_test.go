@@ -11,6 +11,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/quarantine"
 	"github.com/postern-mail/postern/internal/transport/queue"
 	"github.com/postern-mail/postern/internal/transport/settings"
 )
@@ -104,10 +105,12 @@ func TestActions(t *testing.T) {
 		if got := tell(q.Rows); got != c.want || len(d.Copies) > 0 {
 			t.Errorf("%s:\n%s\nwant\n%s", c.name, got, c.want)
 		}
-		q = w.question(mail.Origin{Door: "internal"}, "", c.to, letter)
-		w.ask(&q)
-		if got := tell(q.Rows); strings.Contains(got, "rule of") || strings.Contains(got, "returned") || strings.Contains(got, "quarantined") {
-			t.Errorf("%s holds for what the system writes: %s", c.name, got)
+		for _, door := range []string{"internal", quarantine.Door} {
+			q = w.question(mail.Origin{Door: door}, "", c.to, letter)
+			w.ask(&q)
+			if got := tell(q.Rows); strings.Contains(got, "rule of") || strings.Contains(got, "returned") || strings.Contains(got, "quarantined") {
+				t.Errorf("%s holds for door %s: %s", c.name, door, got)
+			}
 		}
 	}
 }
