@@ -181,9 +181,10 @@ func (p *pool) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
+			p.reap(false)
 		}
-		p.reap(ctx.Err() != nil)
 	}
+	p.reap(true)
 	p.wg.Wait()
 	return nil
 }
