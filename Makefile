@@ -18,7 +18,7 @@ RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./inte
 
 export CGO_ENABLED = 0
 
-.PHONY: all build run test unit race e2e lint vet bench chaos fuzz fuzz-smoke vuln sample docs clean
+.PHONY: all build run test unit race e2e lint vet bench chaos chaos-long fuzz fuzz-smoke vuln sample docs clean
 
 all: build
 
@@ -71,6 +71,9 @@ e2e: build ## the real binary: first steps with real clients, then faults under 
 
 chaos: build ## ten minutes of faults under load; fails on any loss
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration $(CHAOS_TIME) $(CHAOS_ARGS)
+
+chaos-long: build ## half an hour of it
+	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration 30m $(CHAOS_ARGS)
 
 bench: build ## figures as ratios to Postfix and Dovecot on this machine
 	$(GO) run ./test/load/cmd/bench -postern $(BIN) $(BENCH_ARGS)

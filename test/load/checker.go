@@ -16,6 +16,7 @@ type Report struct {
 	Doubled  []string
 	Damaged  []string
 	Wrong    []string // flags or folder not as confirmed, watchers that missed or repeated something
+	Outside  outsideReport
 }
 
 // Good tells that nothing is wrong.
@@ -27,6 +28,10 @@ func (r Report) Good() bool {
 func (r Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "read back %d messages, %d had to be there: lost %d, doubled %d, damaged %d, wrong state or view %d\n",
 		r.Read, r.Expected, len(r.Lost), len(r.Doubled), len(r.Damaged), len(r.Wrong))
+	if o := r.Outside; o != (outsideReport{}) {
+		fmt.Fprintf(w, "recipients outside: %d have their message, %d had it returned; %d of them may rightly have it more than once; %d were refused at the door\n",
+			o.Delivered, o.Returned, o.Repeated, o.Refused)
+	}
 	for _, l := range []struct {
 		name string
 		list []string
@@ -49,16 +54,27 @@ type found struct {
 
 // Check reads all mailboxes of the target and compares them with the history.
 // Clients must have stopped.
-func Check(t *Target, h *History) (Report, error) {
+func Check(t *Target, h *History) (Report, error) { return CheckAll(t, h, nil) }
+
+// CheckAll is Check, and compares what came out to the outside world as well.
+func CheckAll(t *Target, h *History, o *Outside) (Report, error) {
 	var r Report
+	returned := map[Delivery]int{}
 	for i, u := range t.Users {
-		got, err := readMailbox(t, i, u)
+		got, told, err := readMailbox(t, i, u)
 		if err != nil {
 			return r, fmt.Errorf("check %s: %w", u.Address, err)
 		}
 		r.compare(u, got, h)
+		r.misled(u, told, h)
+		for d, n := range told {
+			returned[d] += n
+		}
 	}
-	return r, nil
+	if o == nil {
+		return r, nil
+	}
+	return r, o.check(&r, h, returned, t.localOf())
 }
 
 func (r *Report) compare(u User, got map[ID][]found, h *History) {
@@ -129,30 +145,31 @@ func (r *Report) watchers(u User, got map[ID][]found, h *History) {
 // page is how many messages are read at a time: the client holds them in memory.
 const page = 200
 
-// readMailbox reads every message of this load in all folders of a user.
-func readMailbox(t *Target, n int, u User) (map[ID][]found, error) {
+// readMailbox reads every message of this load in all folders of a user, and
+// what the user was told of messages that could not be delivered.
+func readMailbox(t *Target, n int, u User) (map[ID][]found, reports, error) {
 	c, err := t.login(n, u, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer c.close()
 	var folders []*imap.ListData
 	if err := c.wait(func() (err error) { folders, err = c.client.List("", "*", nil).Collect(); return err }); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := map[ID][]found{}
+	out, told := map[ID][]found{}, reports{}
 	for _, f := range folders {
 		if slices.Contains(f.Attrs, imap.MailboxAttrNoSelect) {
 			continue
 		}
-		if err := readFolder(c, f.Mailbox, out); err != nil {
-			return nil, fmt.Errorf("folder %s: %w", f.Mailbox, err)
+		if err := readFolder(c, f.Mailbox, out, told); err != nil {
+			return nil, nil, fmt.Errorf("folder %s: %w", f.Mailbox, err)
 		}
 	}
-	return out, nil
+	return out, told, nil
 }
 
-func readFolder(c *conn, folder string, out map[ID][]found) error {
+func readFolder(c *conn, folder string, out map[ID][]found, told reports) error {
 	var sel *imap.SelectData
 	err := c.wait(func() (err error) {
 		sel, err = c.client.Select(folder, &imap.SelectOptions{ReadOnly: true}).Wait()
@@ -166,7 +183,11 @@ func readFolder(c *conn, folder string, out map[ID][]found) error {
 		err := c.wait(func() error {
 			list, err := c.client.Fetch(set, wholeMessage).Collect()
 			for _, m := range list {
-				if id, sum, ok := Identify(bodyOf(m)); ok {
+				raw := bodyOf(m)
+				if told.add(raw) {
+					continue
+				}
+				if id, sum, ok := Identify(raw); ok {
 					out[id] = append(out[id], found{stateOf(folder, m), sum})
 				}
 			}

@@ -18,6 +18,15 @@ type Crowd struct {
 	Pause    time.Duration // of sessions, between two steps
 	// SendPause is that of senders, between two messages; 0 for full speed.
 	SendPause time.Duration
+	// Submitters write to Domains outside, and to Groups, with SubmitPause
+	// between two messages.
+	Submitters  int
+	Domains     []string
+	Groups      []Group
+	SubmitPause time.Duration
+	// Settle, when set, waits until all mail is where it belongs; watchers stay
+	// until then.
+	Settle func()
 }
 
 // Start puts the load on; stop takes it off. Watchers stay a moment longer
@@ -32,7 +41,13 @@ func (c Crowd) Start(ctx context.Context) (stop func()) {
 		watching.Go(func() { w.Run(watch) })
 	}
 	for i := range c.Senders {
-		s := &Sender{Name: fmt.Sprintf("smtp%02d", i), Number: i, Target: c.Target, History: c.History, Sizes: c.Sizes, Pause: c.SendPause}
+		s := &Sender{Name: fmt.Sprintf("smtp%02d", i), Number: i, Target: c.Target, History: c.History, Sizes: c.Sizes, Pause: c.SendPause, Groups: c.Groups}
+		loading.Go(func() { s.Run(load) })
+	}
+	for i := range c.Submitters {
+		u := c.Target.Users[i%len(c.Target.Users)]
+		s := &Submitter{Name: fmt.Sprintf("subm%02d", i), Number: i, User: u, Target: c.Target, History: c.History, Sizes: c.Sizes, Pause: c.SubmitPause,
+			Domains: c.Domains, Groups: c.Groups}
 		loading.Go(func() { s.Run(load) })
 	}
 	for i := range c.Sessions {
@@ -43,6 +58,9 @@ func (c Crowd) Start(ctx context.Context) (stop func()) {
 	return func() {
 		endLoad()
 		loading.Wait()
+		if c.Settle != nil {
+			c.Settle()
+		}
 		pause(ctx, 5*time.Second)
 		endWatch()
 		watching.Wait()

@@ -21,6 +21,8 @@ type Sent struct {
 	Sum        Sum
 	Recipients []string // addresses
 	Outcome    Outcome
+	Author     string // who gets it back when it cannot be delivered, "" for nobody here
+	Trace      string // the server's name for it, of the 250
 }
 
 // Success is one confirmed step of a client, for the measurement of pauses.
@@ -87,6 +89,31 @@ func (h *History) End(s *Sent, o Outcome) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.Outcome = o
+}
+
+// Of notes who wrote a message.
+func (h *History) Of(s *Sent, author string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.Author = author
+}
+
+// Kept notes what the server said when it took a message.
+func (h *History) Kept(s *Sent, said string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.Trace = traceOf(said)
+}
+
+// Sent returns copies of all messages.
+func (h *History) Sent() []Sent {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := make([]Sent, 0, len(h.sent))
+	for _, s := range h.sent {
+		out = append(out, *s)
+	}
+	return out
 }
 
 // At notes that a client works with a server from now on.

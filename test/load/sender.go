@@ -1,12 +1,10 @@
 package load
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"time"
 
@@ -23,6 +21,8 @@ type Sender struct {
 	Pause   time.Duration // between two messages, 0 for full speed
 	// OneRecipient sends each message to one user, in turn.
 	OneRecipient bool
+	// Groups, where there are some, get one of ten messages.
+	Groups []Group
 	// Sent, when set, is told the bytes of each confirmed message.
 	Sent func(bytes int)
 	// Dial, when set, connects instead of a look at Target's servers (LMTP, a
@@ -63,6 +63,10 @@ func (s *Sender) message(ctx context.Context) {
 	s.next++
 	id := ID(fmt.Sprintf("%s-%d", s.Name, s.next))
 	to := s.recipients()
+	group := s.group()
+	if group.Address != "" {
+		to = group.Members
+	}
 	raw := Compose(id, "load@load.invalid", to, s.Sizes.Pick(s.rand), s.rand)
 	sent := s.History.Begin(id, sha256.Sum256(raw), to)
 	begun := time.Now()
@@ -70,8 +74,9 @@ func (s *Sender) message(ctx context.Context) {
 		if s.client == nil && !s.connect(ctx) {
 			continue
 		}
-		err := s.try(to, raw)
+		text, err := transfer(s.client, "load@load.invalid", over(to, group), raw)
 		if err == nil {
+			s.History.Kept(sent, text)
 			s.History.End(sent, Confirmed)
 			s.History.Did(s.Name, "smtp 250", begun)
 			if s.Sent != nil {
@@ -100,6 +105,23 @@ func (s *Sender) message(ctx context.Context) {
 	}
 }
 
+// group is where this message goes instead of to users: one of ten does, where
+// there are groups.
+func (s *Sender) group() Group {
+	if len(s.Groups) == 0 || s.rand.IntN(10) > 0 {
+		return Group{}
+	}
+	return s.Groups[s.rand.IntN(len(s.Groups))]
+}
+
+// over are the recipients of the envelope.
+func over(to []string, g Group) []string {
+	if g.Address == "" {
+		return to
+	}
+	return []string{g.Address}
+}
+
 func (s *Sender) recipients() []string {
 	if s.OneRecipient {
 		return []string{s.Target.Users[(s.next*31+s.Number)%len(s.Target.Users)].Address}
@@ -117,25 +139,6 @@ func (s *Sender) recipients() []string {
 		to = append(to, s.Target.Users[i].Address)
 	}
 	return to
-}
-
-func (s *Sender) try(to []string, raw []byte) error {
-	if err := s.client.Mail("load@load.invalid", nil); err != nil {
-		return err
-	}
-	for _, r := range to {
-		if err := s.client.Rcpt(r, nil); err != nil {
-			return err
-		}
-	}
-	w, err := s.client.Data()
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(w, bytes.NewReader(raw)); err != nil {
-		return err
-	}
-	return w.Close()
 }
 
 func (s *Sender) connect(ctx context.Context) bool {

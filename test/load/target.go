@@ -18,7 +18,9 @@ type Server struct {
 	Name string
 	SMTP string // host:port, plain
 	IMAP string // host:port, TLS from the start
-	down atomic.Bool
+	// Submission is host:port with STARTTLS, for people with a mailbox.
+	Submission string
+	down       atomic.Bool
 }
 
 // User is somebody with a mailbox.
@@ -40,6 +42,8 @@ type labFile struct {
 		Name  string `json:"name"`
 		SMTP  string `json:"smtp"`
 		IMAPS string `json:"imaps"`
+
+		Submission string `json:"submission"`
 	} `json:"servers"`
 }
 
@@ -60,7 +64,7 @@ func LabTarget(path string) (*Target, error) {
 	t := &Target{Users: f.Users, TLS: conf}
 	for _, s := range f.Servers {
 		if s.SMTP != "" {
-			t.Servers = append(t.Servers, &Server{Name: s.Name, SMTP: s.SMTP, IMAP: s.IMAPS})
+			t.Servers = append(t.Servers, &Server{Name: s.Name, SMTP: s.SMTP, IMAP: s.IMAPS, Submission: s.Submission})
 		}
 	}
 	return t, nil

@@ -33,6 +33,11 @@ type options struct {
 	fills      int
 	corrupts   int
 	moves      int
+	outside    int
+	outPause   time.Duration
+	groups     int
+	queueDisk  int64
+	queueFills int
 	patience   time.Duration
 	worst      time.Duration
 	median     time.Duration
@@ -60,6 +65,11 @@ func parse() options {
 	flag.IntVar(&o.fills, "fills", 0, "rounds in which the disk of a server is filled")
 	flag.IntVar(&o.corrupts, "corrupts", 0, "rounds in which bytes of a copy are flipped")
 	flag.IntVar(&o.moves, "moves", 0, "planned database moves")
+	flag.IntVar(&o.outside, "outside", 6, "people who write to the outside world over submission, 0 for a group without outside")
+	flag.DurationVar(&o.outPause, "outside-pause", 30*time.Millisecond, "their pause between two messages")
+	flag.IntVar(&o.groups, "groups", 3, "groups that get mail")
+	flag.Int64Var(&o.queueDisk, "queue-disk", 16<<30, "bytes of a disk for the queue of each server (a sparse file), 0 for none (needs root and mkfs.ext4)")
+	flag.IntVar(&o.queueFills, "queue-fills", 0, "rounds in which the disk of a queue is filled")
 	flag.DurationVar(&o.patience, "patience", 2*time.Minute, "time a server has to be in sync again")
 	flag.DurationVar(&o.median, "median", 0, "fail when the median pause is longer, 0 for no limit")
 	flag.DurationVar(&o.worst, "worst", 0, "fail when the worst pause is longer, 0 for no limit")

@@ -22,6 +22,9 @@ type game struct {
 	faults  []load.Fault
 	down    []downtime
 	broken  []string // promises, in words
+	groups  []load.Group
+	world   *load.World // nil: there is nothing outside
+	disks   *queueDisks // nil: queues are on the same disk as everything
 }
 
 // downtime is when a server could not keep its clients.
@@ -43,14 +46,18 @@ func run(ctx context.Context, o options) error {
 	if o.fast {
 		args = append(args, "--fast")
 	}
-	fmt.Println("starting a lab in", o.dir)
-	lab, err := load.StartLab(ctx, o.postern, o.dir, args...)
-	if err != nil {
-		return err
+	g := &game{opt: o, history: load.NewHistory()}
+	err := g.start(ctx, args)
+	if g.lab != nil {
+		if err == nil {
+			err = g.play(ctx)
+		}
+		g.lab.Stop()
 	}
-	g := &game{opt: o, lab: lab, history: load.NewHistory()}
-	err = g.play(ctx)
-	lab.Stop()
+	if g.world != nil {
+		err = errors.Join(err, g.world.Close())
+	}
+	err = errors.Join(err, g.disks.unmount())
 	switch {
 	case err == nil && !o.keep:
 		return os.RemoveAll(o.dir)
@@ -60,12 +67,35 @@ func run(ctx context.Context, o options) error {
 	return err
 }
 
+// start starts the rest of the world and the lab.
+func (g *game) start(ctx context.Context, args []string) (err error) {
+	if g.opt.outside > 0 {
+		if g.world, err = load.StartWorld(g.opt.basePort); err != nil {
+			return err
+		}
+		args = append(args, g.world.LabArgs()...)
+	}
+	if g.opt.queueDisk > 0 && canMount() {
+		if g.disks, err = makeQueueDisks(g.opt.dir, g.opt.servers, g.opt.queueDisk); err != nil {
+			return err
+		}
+	}
+	fmt.Println("starting a lab in", g.opt.dir)
+	g.lab, err = load.StartLab(ctx, g.opt.postern, g.opt.dir, args...)
+	return err
+}
+
 func (g *game) play(ctx context.Context) (err error) {
 	if g.target, err = load.LabTarget(g.lab.File()); err != nil {
 		return err
 	}
+	if err := g.prepare(ctx); err != nil {
+		return err
+	}
 	crowd := load.Crowd{Target: g.target, History: g.history, Senders: g.opt.senders, Sessions: g.opt.sessions, Watchers: g.opt.watchers,
-		Sizes: load.Sizes(g.opt.sizes), Pause: 50 * time.Millisecond}
+		Sizes: load.Sizes(g.opt.sizes), Pause: 50 * time.Millisecond,
+		Submitters: g.opt.outside, SubmitPause: g.opt.outPause, Domains: load.Domains(), Groups: g.groups,
+		Settle: func() { g.settle(ctx) }}
 	begun := time.Now()
 	stop := crowd.Start(ctx)
 	err = g.rounds(ctx)
@@ -106,6 +136,7 @@ func (g *game) rounds(ctx context.Context) error {
 	add(g.opt.partitions, g.partition)
 	add(g.opt.fills, g.fill)
 	add(g.opt.corrupts, g.corrupt)
+	add(g.opt.queueFills, g.fillQueue)
 	add(g.opt.moves, g.move)
 	for _, f := range kinds {
 		if err := f(ctx); err != nil {
@@ -120,6 +151,9 @@ func (g *game) mix(ctx context.Context, kill func(context.Context) error) error 
 	others := []func(context.Context) error{g.corrupt, g.pauseServer, g.fill}
 	if canPartition() {
 		others = append(others, g.partition)
+	}
+	if g.disks != nil {
+		others = append(others, g.fillQueue)
 	}
 	end := time.Now().Add(g.opt.duration)
 	for n := 0; time.Now().Before(end); n++ {

@@ -86,7 +86,7 @@ func (g *game) excused(t load.Trouble) bool {
 // verdict reads everything back.
 func (g *game) verdict(ctx context.Context) error {
 	fmt.Println("\nreading all mailboxes back")
-	r, err := load.Check(g.target, g.history)
+	r, err := load.CheckAll(g.target, g.history, g.outside(ctx))
 	if err != nil {
 		return err
 	}
@@ -94,6 +94,7 @@ func (g *game) verdict(ctx context.Context) error {
 	if !r.Good() {
 		g.broke("lost %d, doubled %d, damaged %d, wrong %d", len(r.Lost), len(r.Doubled), len(r.Damaged), len(r.Wrong))
 	}
+	g.verifyQueue(ctx)
 	if err := g.lab.Command(ctx, nil, "copy", "verify"); err != nil {
 		g.broke("copies are not identical: %v", err)
 	} else {
