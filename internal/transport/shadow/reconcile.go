@@ -147,18 +147,18 @@ func (k *Keeper) giveWay(ctx context.Context, cs []queue.Change, tell map[org.Se
 		deaf[s] = k.peers(cctx, s, "Notify", in, &noticeAnswer{}) != nil
 		cancel()
 	}
-	var go_ []queue.Change
+	var given []queue.Change
 	var ids []mail.TraceID
 	for _, c := range cs {
 		if deaf[c.By] {
 			left++
 			continue
 		}
-		go_ = append(go_, c)
+		given = append(given, c)
 		ids = append(ids, c.ID)
 	}
-	if !k.applyEach(ctx, go_) {
-		return left + len(go_)
+	if !k.applyEach(ctx, given) {
+		return left + len(given)
 	}
 	if len(ids) > 0 {
 		k.d.Gone(ids)

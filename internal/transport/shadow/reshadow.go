@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -17,6 +19,9 @@ import (
 // downAfter is how many looks a holder is not heard before its copies count as
 // lost.
 const downAfter = 1
+
+// reshadowers are how many messages are copied at a time.
+const reshadowers = 16
 
 // reshadow has messages held again whose copy is lost, or that never had one.
 func (k *Keeper) reshadow(ctx context.Context) {
@@ -88,19 +93,26 @@ func (k *Keeper) reshadowAll(ctx context.Context, down map[org.ServerName]int, t
 		k.single.Store(0)
 		return
 	}
-	single, began := int64(0), time.Now()
-	var bytes int64
+	began := time.Now()
+	var single, bytes atomic.Int64
 	var last mail.TraceID
 	var batch []mail.TraceID
 	flush := func() {
+		var wg sync.WaitGroup
+		slots := make(chan struct{}, reshadowers)
 		for _, id := range k.unheld(ctx, batch, members, down) {
-			n, ok := k.reshadowOne(ctx, id, try)
-			if !ok {
-				single++
-			}
-			bytes += n
-			pace(ctx, began, bytes)
+			slots <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-slots }()
+				n, ok := k.reshadowOne(ctx, id, try)
+				if !ok {
+					single.Add(1)
+				}
+				bytes.Add(n)
+			})
+			pace(ctx, began, bytes.Load())
 		}
+		wg.Wait()
 		batch = batch[:0]
 	}
 	for j, err := range k.d.Queue.Unfinished() {
@@ -116,7 +128,7 @@ func (k *Keeper) reshadowAll(ctx context.Context, down map[org.ServerName]int, t
 		}
 	}
 	flush()
-	k.single.Store(single)
+	k.single.Store(single.Load())
 }
 
 // pace waits as long as so many bytes should have taken.

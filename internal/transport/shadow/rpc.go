@@ -272,8 +272,8 @@ func change(r *queue.RecipientRow) queue.RowChange {
 	return c
 }
 
-// real tells that a row has an end that no other server may give it again.
-func real(s queue.State) bool {
+// final tells that a row has an end that no other server may give it again.
+func final(s queue.State) bool {
 	switch s {
 	case queue.StateDelivered, queue.StateRelayed, queue.StateReturned, queue.StateExpanded, queue.StateDropped,
 		queue.StateQuarantined, queue.StateRemoved:
@@ -288,7 +288,7 @@ func progress(rows []queue.RecipientRow) []queue.RowChange {
 	var out []queue.RowChange
 	for i := range rows {
 		switch r := &rows[i]; {
-		case real(r.State):
+		case final(r.State):
 			out = append(out, change(r))
 		case r.Why != 0:
 			out = append(out, queue.RowChange{N: r.N, New: change(r).New})

@@ -178,7 +178,7 @@ func (k *Keeper) merged(id mail.TraceID, said map[org.ServerName]claim) []queue.
 			best = cs
 		}
 		for _, c := range cs {
-			if real(c.State) {
+			if final(c.State) {
 				ends[c.N] = c
 			}
 		}

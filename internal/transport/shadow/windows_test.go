@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -117,6 +118,39 @@ func TestW4(t *testing.T) {
 		w.restart("A")
 		w.owner(a.ID, "C")
 	}
+}
+
+// TestW4c has the later holder return while the earlier one, which did not ask
+// it, is about to take over.
+func TestW4c(t *testing.T) {
+	w := newWorld(t, "A", "B", "C", "D", "E")
+	w.accept("A", "B")
+	w.with("B", func(n *node) { refuse("Notify")(n); n.lose = map[string]bool{"Copy": true} })
+	w.with("D", refuse("Copy"))
+	w.with("E", refuse("Copy"))
+	w.set(func(g *settings.Group) { g.RetriesLocalSite = 4 })
+	w.eventually(func() bool { return len(w.nodes["A"].Status().Candidates) == 4 })
+	a, body := w.message(2)
+	if got, err := w.nodes["A"].Accept(t.Context(), a, body, "B"); err != nil || got != "C" {
+		t.Fatal(got, err)
+	}
+	w.with("A", func(n *node) { n.cut = true; n.view = w.viewNow() }) // it is to make no other copy
+	w.kill("C")
+	var once sync.Once
+	w.with("D", func(n *node) {
+		n.before = func(from org.ServerName, method string) {
+			if from != "B" || method != "Claims" {
+				return
+			}
+			once.Do(func() {
+				w.start("C")
+				w.until("C", a.ID, claimOwned)
+			})
+		}
+	})
+	w.kill("A")
+	w.owner(a.ID, "C")
+	w.until("B", a.ID, claimNone)
 }
 
 // TestW4b lets the holder return when its primary has gone on without it.

@@ -64,7 +64,7 @@ type node struct {
 	published map[string][]byte
 	refuse    map[string]error // answers of its calls by method
 	lose      map[string]bool  // calls whose answer is lost
-	before    func(method string)
+	before    func(from org.ServerName, method string)
 	taken     []mail.TraceID
 	gone      []mail.TraceID
 }
@@ -421,7 +421,7 @@ func (n *node) call(ctx context.Context, s org.ServerName, method string, in, ou
 	refused, lost, before, to := o.refuse[method], o.lose[method], o.before, o.Keeper
 	w.mu.Unlock()
 	if before != nil {
-		before(method)
+		before(n.name, method)
 	}
 	if refused != nil {
 		return refused
