@@ -71,6 +71,11 @@ func (m *Mover) suspensions() (out []suspension, revision int64) {
 // followSettings brings limits and suspensions of the agreed state to the
 // schedule.
 func (m *Mover) followSettings() {
+	g := m.settings.Group()
+	times := queue.Times{Hold: g.HoldTime.Std(), Retention: max(g.TraceRetention.Std(), g.HoldTime.Std()), Expiration: g.MessageExpiration.Std()}
+	if err := m.queue.SetTimes(times); err != nil {
+		m.log.Warn("times of the queue", "err", err)
+	}
 	m.dispatch.SetRules(m.rules())
 	want, _ := m.suspensions()
 	have := m.dispatch.Suspensions()

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"crypto/rsa"
 	"errors"
 	netmail "net/mail"
 	"net/netip"
@@ -55,7 +56,7 @@ func (m *Mover) assemble() (err error) {
 	m.keys = keys.New(keys.Deps{Group: d.Group, Book: m.settings, Resolver: m.resolver, Log: m.log, Events: d.Events, Now: m.now})
 	m.agent = remote.New(remote.Deps{Resolver: m.resolver, Policies: m.policies, Hostname: m.hostname(), Sources: m.sources(),
 		Connector: m.settings.Connector, SmartHost: m.smartHost, ClientCertificate: d.ClientCertificate, OpenSecret: d.Group.OpenSecret,
-		Authors: authors, Keys: m.signers, Sender: m.senderOf, Port: uint16(m.cfg.RemotePort), Private: m.cfg.Private, Own: m.own,
+		Authors: authors, Keys: m.signers, Sealer: m.sealer, Sender: m.senderOf, Port: uint16(m.cfg.RemotePort), Private: m.cfg.Private, Own: m.own,
 		Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	spam, malware, err := m.scanners()
 	if err != nil {
@@ -159,6 +160,19 @@ func (m *Mover) signers(o org.OrganizationID, domain string) []sign.Key {
 		return nil
 	}
 	return m.keys.Signers(domain)
+}
+
+// sealer is the key that seals what is forwarded for an organization: an RSA
+// key that signs for one of its domains.
+func (m *Mover) sealer(o org.OrganizationID) (sign.Key, bool) {
+	for _, d := range m.deps.Directory.Domains(o) {
+		for _, k := range m.keys.Signers(d.Name) {
+			if _, ok := k.Signer.Public().(*rsa.PublicKey); ok {
+				return k, true
+			}
+		}
+	}
+	return sign.Key{}, false
 }
 
 // broadcast tells all other servers what the guard saw, best effort.

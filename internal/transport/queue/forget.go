@@ -24,8 +24,8 @@ const (
 // disk and gives back what of the log nobody needs. Run does it every 30 s.
 func (q *Queue) Tidy(ctx context.Context) error {
 	now := q.o.Now()
-	bodies := now.Add(-q.o.Hold)
-	if err := q.forget(ctx, bodies, now.Add(-q.o.Retention)); err != nil {
+	bodies := now.Add(-q.times.Load().Hold)
+	if err := q.forget(ctx, bodies, now.Add(-q.times.Load().Retention)); err != nil {
 		return err
 	}
 	if err := q.drop(ctx); err != nil {
@@ -40,14 +40,14 @@ func (q *Queue) Tidy(ctx context.Context) error {
 // shorten gives up what is kept for Safety Net, oldest first, one tenth of
 // the hold time after the other, until the pressure is gone.
 func (q *Queue) shorten(ctx context.Context, now, from time.Time) error {
-	step := max(q.o.Hold/10, time.Minute)
+	step := max(q.times.Load().Hold/10, time.Minute)
 	last := now.Add(-shortest)
 	for t := from; q.Level() != LevelNormal && t.Before(last); {
 		if t = t.Add(step); t.After(last) {
 			t = last
 		}
 		used := q.log.Used()
-		if err := q.forget(ctx, t, now.Add(-q.o.Retention)); err != nil {
+		if err := q.forget(ctx, t, now.Add(-q.times.Load().Retention)); err != nil {
 			return err
 		}
 		if err := q.drop(ctx); err != nil {
@@ -153,7 +153,7 @@ func (q *Queue) carry(ctx context.Context) error {
 	if hi >= q.log.End().LSN {
 		return nil
 	}
-	old := q.o.Now().Add(-q.o.Hold - q.o.Expiration).UnixNano()
+	old := q.o.Now().Add(-q.times.Load().Hold - q.times.Load().Expiration).UnixNano()
 	var ids []mail.TraceID
 	var size int64
 	err := q.book.led.view(func(from pebble.Reader) error {

@@ -83,6 +83,19 @@ func (o *Options) fill() error {
 	return nil
 }
 
+// Times are how long a queue keeps what; see Options.
+type Times struct{ Hold, Retention, Expiration time.Duration }
+
+// SetTimes changes them; what is there already counts by the new ones. Invalid
+// where the retention is shorter than the hold time.
+func (q *Queue) SetTimes(t Times) error {
+	if t.Hold <= 0 || t.Expiration <= 0 || t.Retention < t.Hold {
+		return kind.Errorf(kind.Invalid, "hold time %v, retention %v, expiration %v of a queue", t.Hold, t.Retention, t.Expiration)
+	}
+	q.times.Store(&t)
+	return nil
+}
+
 // Queue is the queue of one server. Its methods may be called from any
 // goroutine; those that change it need Run.
 type Queue struct {
@@ -100,6 +113,7 @@ type Queue struct {
 	epoch    atomic.Uint64
 	open     atomic.Int64
 	level    atomic.Int32
+	times    atomic.Pointer[Times]
 	flushed  atomic.Int64 // position up to which the ledger is on the disk
 	failure  atomic.Pointer[error]
 
@@ -130,6 +144,7 @@ func Open(o Options) (*Queue, error) {
 	q := &Queue{o: o, requests: make(chan *request, maxRequests), bytes: semaphore.NewWeighted(maxRequestBytes),
 		stopped: make(chan struct{}), begun: make(chan struct{}), told: make(chan struct{})}
 	q.hot.limit = o.HotMemory
+	q.times.Store(&Times{o.Hold, o.Retention, o.Expiration})
 	if err := q.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open queue %s: %w", o.Dir, err), q.release())
 	}
