@@ -22,6 +22,9 @@ func (m *Mover) Finish(ctx context.Context, msg queue.Message, rows []queue.Reci
 		if c.Status == "4.2.2" {
 			m.guard.Full(c.Mailbox.ID) // from now on RCPT asks it
 		}
+		if c.Repeat && c.State == queue.StateRelayed {
+			m.deps.Events.Emit(EventRepeat, "Message %s for %s may have reached %s twice.", msg.ID, rowOf(rows, c).Address, c.Host)
+		}
 	}
 	reports, err := m.reports(ctx, msg, rows, cs)
 	if err != nil {

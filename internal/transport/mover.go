@@ -166,7 +166,10 @@ func (m *Mover) Run(ctx context.Context) error {
 	if err := m.shadow.Start(ctx); err != nil {
 		m.log.Warn("the queue goes on with the epoch it had", "err", err)
 	}
-	run(&base, "shadow", func() error { return m.shadow.Run(under) })
+	telling, quiet := context.WithCancel(under)
+	defer quiet()
+	var told sync.WaitGroup
+	run(&told, "shadow", func() error { return m.shadow.Run(telling) })
 	inner, end := context.WithCancel(ctx)
 	defer end()
 	run(&upper, "dispatch", func() error { return m.dispatch.Run(inner, m.cfg.Drain.Std()) })
@@ -183,6 +186,8 @@ func (m *Mover) Run(ctx context.Context) error {
 	}
 	end()
 	upper.Wait()
+	quiet() // the holders of copies hear the last words while the queue notes them
+	told.Wait()
 	stop()
 	base.Wait()
 	return errors.Join(err, m.queue.Close())
@@ -269,9 +274,6 @@ func (m *Mover) Body(ctx context.Context, id mail.TraceID) ([]byte, error) {
 	whole, ferr := m.shadow.Fetch(ctx, id)
 	if ferr != nil {
 		return nil, errors.Join(err, ferr)
-	}
-	if merr := m.queue.Mend(ctx, id, whole); merr != nil {
-		m.log.Warn("mend a damaged message", "trace", id, "err", merr)
 	}
 	return whole, nil
 }

@@ -111,9 +111,10 @@ func (m *Mover) answer(ctx context.Context, _ org.ServerName, method string, req
 		return respond(request, func(q drainQuery) (struct{}, error) {
 			if q.Resume {
 				m.shadow.Resume()
+				m.dispatch.Unpause()
 				return struct{}{}, nil
 			}
-			return struct{}{}, m.shadow.Drain(ctx)
+			return struct{}{}, m.drain(ctx)
 		})
 	case askRemember:
 		m.guard.Remember(request)
@@ -235,24 +236,63 @@ func (m *Mover) message(id mail.TraceID) (a messageAnswer, err error) {
 	return a, nil
 }
 
+// changesAtOnce bounds the messages of one record.
+const changesAtOnce = 1000
+
 // change carries out what an administrator asked of this server.
 func (m *Mover) change(ctx context.Context, c change) (a changeAnswer, err error) {
+	if c.Do == "retry" && len(c.IDs) == 0 && !c.DryRun {
+		n := m.dispatch.RetryNow(schedule.Selector{Dest: schedule.Dest(c.Dest), Organization: c.Organization})
+		return changeAnswer{Messages: n, Rows: n}, nil
+	}
 	ids := c.IDs
 	if len(ids) == 0 {
 		if ids, err = m.matching(c); err != nil {
 			return a, err
 		}
 	}
-	for _, id := range ids {
-		n, err := m.changeOne(ctx, c, id)
-		if err != nil && !kind.Is(err, kind.NotFound) && !kind.Is(err, kind.Conflict) {
+	for part := range slices.Chunk(ids, changesAtOnce) {
+		var batch []queue.Change
+		for _, id := range part {
+			one, err := m.changeOne(ctx, c, id)
+			if err != nil && !kind.Is(err, kind.NotFound) && !kind.Is(err, kind.Conflict) {
+				return a, err
+			}
+			if n := len(one.Rows); n > 0 {
+				a.Messages, a.Rows = a.Messages+1, a.Rows+n
+				batch = append(batch, one)
+			}
+		}
+		if c.DryRun || c.Do == "retry" || c.Do == "remove" && c.Notify || len(batch) == 0 {
+			continue
+		}
+		if err := m.applyEach(ctx, batch); err != nil {
 			return a, err
 		}
-		if n > 0 {
-			a.Messages, a.Rows = a.Messages+1, a.Rows+n
+		if c.Do == "resume" {
+			for _, one := range batch {
+				m.dispatch.Remove(one.ID)
+				m.dispatch.Submit(ctx, one.ID)
+			}
 		}
 	}
 	return a, nil
+}
+
+// applyEach makes changes together, or, where one of them does not fit any
+// more, those that do.
+func (m *Mover) applyEach(ctx context.Context, batch []queue.Change) error {
+	err := m.queue.Apply(ctx, batch, queue.Wait)
+	if !kind.Is(err, kind.Conflict) && !kind.Is(err, kind.NotFound) {
+		return err
+	}
+	for _, one := range batch {
+		err := m.queue.Apply(ctx, []queue.Change{one}, queue.Wait)
+		if err != nil && !kind.Is(err, kind.Conflict) && !kind.Is(err, kind.NotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // matching are the unfinished messages of this server that a change names.
@@ -275,62 +315,69 @@ func (m *Mover) matching(c change) (ids []mail.TraceID, err error) {
 	}
 }
 
-func (m *Mover) changeOne(ctx context.Context, c change, id mail.TraceID) (int, error) {
+// changeOne is the change of one message, without rows where it has nothing to
+// do with it. What the schedule has to know it is told here.
+func (m *Mover) changeOne(ctx context.Context, c change, id mail.TraceID) (queue.Change, error) {
+	out := queue.Change{ID: id, At: m.now().UnixNano()}
 	msg, rows, err := m.queue.Message(id)
-	if err != nil {
-		return 0, err
+	if err != nil || msg.Primary != "" { // a copy: its server is asked as well
+		return out, err
 	}
-	if msg.Primary != "" {
-		return 0, nil // a copy: its server is asked as well
-	}
-	var cs []queue.RowChange
 	var changed []queue.RecipientRow
 	for _, r := range rows {
 		if r.State.Finished() || c.Dest != "" && r.Dest != c.Dest || c.Organization != "" && r.Organization != c.Organization && msg.Origin.Organization != c.Organization {
 			continue
 		}
-		rc := queue.RowChange{N: r.N, Dest: r.Dest, Org: r.Organization}
-		switch c.Do {
-		case "suspend":
-			rc.State = queue.StateSuspended
-		case "resume":
-			if r.State != queue.StateSuspended {
-				continue
-			}
-			rc.State = queue.StateReady
-			if r.Dest == "" {
-				rc.State = queue.StateNew
-			}
-		case "remove":
-			rc.State, rc.Text = queue.StateRemoved, c.Reason
-			if c.Notify {
-				rc.State, rc.Code, rc.Status = queue.StateReturned, 550, "5.7.0"
-			}
+		if rc, ok := c.of(r); ok {
+			out.Rows, changed = append(out.Rows, rc), append(changed, r)
 		}
-		cs, changed = append(cs, rc), append(changed, r)
 	}
-	if len(cs) == 0 || c.DryRun {
-		return len(cs), nil
+	if len(out.Rows) == 0 || c.DryRun {
+		return out, nil
 	}
+	one := schedule.Selector{ID: id, Dest: schedule.Dest(c.Dest)}
+	switch {
+	case c.Do == "retry":
+		m.dispatch.RetryNow(one)
+	case c.Do == "suspend":
+		_, err = m.dispatch.Suspend(one)
+	case c.Do == "remove" && c.Notify:
+		err = m.Finish(ctx, msg, changed, out.Rows)
+	}
+	return out, err
+}
+
+// of is what the change does to a row, false for nothing.
+func (c change) of(r queue.RecipientRow) (queue.RowChange, bool) {
+	rc := queue.RowChange{N: r.N, Dest: r.Dest, Org: r.Organization}
 	switch c.Do {
-	case "retry":
-		m.dispatch.RetryNow(schedule.Selector{ID: id, Dest: schedule.Dest(c.Dest)})
-		return len(cs), nil
 	case "suspend":
-		if _, err := m.dispatch.Suspend(schedule.Selector{ID: id, Dest: schedule.Dest(c.Dest)}); err != nil {
-			return 0, err
+		rc.State = queue.StateSuspended
+		return rc, r.State != queue.StateSuspended
+	case "resume":
+		rc.State = queue.StateReady
+		if r.Dest == "" {
+			rc.State = queue.StateNew
 		}
+		return rc, r.State == queue.StateSuspended
 	case "remove":
+		rc.State, rc.Text = queue.StateRemoved, c.Reason
 		if c.Notify {
-			return len(cs), m.Finish(ctx, msg, changed, cs)
+			rc.State, rc.Code, rc.Status = queue.StateReturned, 550, "5.7.0"
 		}
 	}
-	if err := m.queue.Apply(ctx, []queue.Change{{ID: id, At: m.now().UnixNano(), Rows: cs}}, queue.Wait); err != nil {
-		return 0, err
+	return rc, true
+}
+
+// drain gives the messages of this server to the holders of their copies.
+func (m *Mover) drain(ctx context.Context) error {
+	if err := m.dispatch.Pause(ctx); err != nil {
+		m.dispatch.Unpause()
+		return kind.Errorf(kind.Busy, "attempts are still under way: %w", err)
 	}
-	if c.Do == "resume" {
-		m.dispatch.Remove(id)
-		m.dispatch.Submit(ctx, id)
+	if err := m.shadow.Drain(ctx); err != nil {
+		m.dispatch.Unpause()
+		return err
 	}
-	return len(cs), nil
+	return nil
 }

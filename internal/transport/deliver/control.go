@@ -1,6 +1,8 @@
 package deliver
 
 import (
+	"context"
+
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/transport/schedule"
 )
@@ -26,6 +28,33 @@ func (d *Dispatcher) RetryNow(l schedule.Selector) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.sched.RetryNow(l, d.now())
+}
+
+// Pause begins no attempt any more, and returns when none is under way.
+func (d *Dispatcher) Pause(ctx context.Context) error {
+	d.mu.Lock()
+	if d.paused == nil {
+		d.paused = make(chan struct{})
+		if d.underWay == 0 {
+			close(d.paused)
+		}
+	}
+	idle := d.paused
+	d.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Unpause ends Pause.
+func (d *Dispatcher) Unpause() {
+	defer d.wake()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.paused = nil
 }
 
 // Remove forgets messages that are no longer this server's.

@@ -86,6 +86,9 @@ type Dispatcher struct {
 	// plans are the ways that no record has yet.
 	plans map[mail.TraceID][]Way
 	kick  chan struct{}
+	// paused is closed when nothing is under way any more; nil: not paused.
+	paused   chan struct{}
+	underWay int
 }
 
 // New makes a Dispatcher; Run makes it work.
@@ -119,6 +122,9 @@ func (d *Dispatcher) Run(ctx context.Context, drain time.Duration) error {
 		d.start(work, &wg)
 		d.mu.Lock()
 		wait := time.Duration(d.sched.Wake() - d.now())
+		if d.paused != nil {
+			wait = time.Minute
+		}
 		d.mu.Unlock()
 		timer.Reset(min(max(wait, 0), time.Minute))
 		select {
@@ -136,24 +142,46 @@ func (d *Dispatcher) Run(ctx context.Context, drain time.Duration) error {
 // start begins all attempts that may begin.
 func (d *Dispatcher) start(ctx context.Context, wg *sync.WaitGroup) {
 	for {
-		d.mu.Lock()
-		now := d.now()
-		j, late := d.sched.Overdue(now)
-		ok := late
-		if !late {
-			j, ok = d.sched.Next(now)
-		}
-		d.mu.Unlock()
+		j, late, ok := d.take()
 		if !ok {
 			return
 		}
 		wg.Go(func() {
+			defer d.ended()
 			if late {
 				d.overdue(ctx, j)
 			} else {
 				d.attempt(ctx, j)
 			}
 		})
+	}
+}
+
+// take takes a job from the schedule; late ones are to be looked at for their
+// age.
+func (d *Dispatcher) take() (j schedule.Job, late, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.paused != nil {
+		return j, false, false
+	}
+	now := d.now()
+	if j, late = d.sched.Overdue(now); late {
+		ok = true
+	} else {
+		j, ok = d.sched.Next(now)
+	}
+	if ok {
+		d.underWay++
+	}
+	return j, late, ok
+}
+
+func (d *Dispatcher) ended() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.underWay--; d.underWay == 0 && d.paused != nil {
+		close(d.paused)
 	}
 }
 
@@ -265,10 +293,8 @@ func (d *Dispatcher) route(ctx context.Context, m queue.Message, rows []queue.Re
 		dests[r.Dest] = r.Organization
 		jobs[r.Dest] = d.timesOf(r, &m, j)
 	}
-	if len(ways) > 0 {
-		d.mu.Lock()
-		d.plans[m.ID] = ways
-		d.mu.Unlock()
+	if err := d.note(ctx, m.ID, rows, ways); err != nil {
+		return err
 	}
 	for dest, o := range dests {
 		job, ok := jobs[dest]
@@ -280,6 +306,38 @@ func (d *Dispatcher) route(ctx context.Context, m queue.Message, rows []queue.Re
 		d.add(job)
 	}
 	return nil
+}
+
+// maxPlans bounds the ways that are only in memory.
+const maxPlans = 50_000
+
+// note keeps ways: in memory where all lead to mailboxes, as they are used up
+// at once as a rule and follow from the message again, otherwise in the ledger,
+// where administrators look for what waits for a destination.
+func (d *Dispatcher) note(ctx context.Context, id mail.TraceID, rows []queue.RecipientRow, ways []Way) error {
+	if len(ways) == 0 {
+		return nil
+	}
+	d.mu.Lock()
+	short := len(d.plans) < maxPlans && !slices.ContainsFunc(ways, func(w Way) bool { return schedule.Dest(w.Dest).Kind() != localKind })
+	if short {
+		d.plans[id] = ways
+	}
+	d.mu.Unlock()
+	if short {
+		return nil
+	}
+	c := queue.Change{ID: id, At: d.now()}
+	for _, w := range ways {
+		if i := slices.IndexFunc(rows, func(r queue.RecipientRow) bool { return r.N == w.Row }); i >= 0 && rows[i].State == queue.StateNew {
+			c.Rows = append(c.Rows, queue.RowChange{N: w.Row, State: queue.StateReady, Dest: w.Dest, Mailbox: w.Mailbox, Org: w.Organization})
+		}
+	}
+	err := d.d.Queue.Apply(ctx, []queue.Change{c}, queue.Lazy)
+	if kind.Is(err, kind.Conflict) {
+		return nil // the door wrote them itself
+	}
+	return err
 }
 
 // timesOf is the job of a row that has a history already, as after a takeover.

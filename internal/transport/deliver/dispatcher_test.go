@@ -276,13 +276,27 @@ func TestNotMine(t *testing.T) {
 	h.door.mine = kind.Errorf(kind.Elsewhere, "another server took it")
 	id := h.accept(1, time.Now().Add(time.Hour), "x@x.test")
 	h.until("it waits", func() bool { return h.d.Len() == 1 && h.d.Stats()[0].InFlight == 0 })
-	if s := h.states(id)[0]; s != queue.StateNew {
+	if s := h.states(id)[0]; s != queue.StateReady {
 		t.Errorf("another server's message is %s", s)
 	}
 	h.d.Remove(id)
 	if h.d.Len() != 0 {
 		t.Error("it is not forgotten")
 	}
+}
+
+// TestPause: while paused nothing is tried, and Pause returns when nothing is.
+func TestPause(t *testing.T) {
+	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), newBoxes())
+	if err := h.d.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := h.accept(1, time.Now().Add(time.Hour), "a@o.test")
+	if s := h.states(id)[0]; h.d.Len() != 1 || s != queue.StateNew {
+		t.Errorf("%d jobs, state %s", h.d.Len(), s)
+	}
+	h.d.Unpause()
+	h.until("delivered", func() bool { return h.states(id)[0] == queue.StateDelivered })
 }
 
 func TestRouteLater(t *testing.T) {
