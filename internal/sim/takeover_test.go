@@ -159,9 +159,9 @@ func TestCutOff(t *testing.T) {
 		other := another(n)
 		p.Server(n).Cut()
 		p.arrived(other)
-		p.release(other)
 		p.Server(n).Heal()
 		p.whole()
+		p.release(other)
 		p.settled(n)
 		p.arrived(n)
 	}
@@ -197,8 +197,8 @@ func TestHolderDies(t *testing.T) {
 func TestQueueDiskFull(t *testing.T) {
 	p := newPosted(t, Options{})
 	const whole = 1 << 40
-	// Nobody told the others yet: the server that is asked says that it is full.
-	for _, free := range []int64{0, 100 << 20} {
+	// At first nobody told the others yet: who is asked says that there is no room.
+	for _, free := range []int64{0, 1 << 20} {
 		p.Server(2).Fill(free)
 		for range 10 {
 			if r := p.mustSend(1, "ann@example.test"); r.Shadow == "" {
@@ -223,8 +223,8 @@ func TestQueueDiskFull(t *testing.T) {
 		p.whole()
 	}
 	// With both others full there is nobody to ask: auto accepts alone.
-	p.Server(2).Fill(100 << 20)
-	p.Server(3).Fill(100 << 20)
+	p.Server(2).Fill(1 << 20)
+	p.Server(3).Fill(1 << 20)
 	eventually(t, "the first server is alone", func() bool {
 		r, err := p.send(t.Context(), 1, "bob@example.test")
 		return err == nil && r.Shadow == ""
