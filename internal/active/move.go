@@ -144,7 +144,7 @@ func (m *Manager) changeTerm(ctx context.Context, o order, mt org.Mount, d choos
 		inSync := slices.Clone(now.InSync)
 		if !live {
 			inSync = m.keepInSync(now, d)
-		} else if !now.IsInSync(d.Target) {
+		} else if d.Target != "" && !now.IsInSync(d.Target) {
 			return kind.Errorf(kind.Conflict, "%s on %s is no longer in sync", o.db, d.Target)
 		}
 		err := m.swap(ctx, now, d, o.why, live, inSync)
