@@ -72,7 +72,7 @@ func (s *Server) conductor(d active.Deps) active.Deps {
 // reaches nothing but its own copies of databases.
 func (s *Server) Kill() {
 	p := s.post
-	if l := p.life.Load(); l != nil {
+	if l := p.life.Swap(nil); l != nil {
 		l.killed.Store(true)
 		l.end()
 	}
@@ -116,7 +116,7 @@ func (s *Server) Accept(ctx context.Context, m mail.Submission) (mail.Receipt, e
 	defer cancel()
 	defer context.AfterFunc(l.ctx, cancel)()
 	r, err := l.mover.Accept(ctx, m)
-	if err == nil && l.killed.Load() {
+	if l.killed.Load() {
 		err = kind.Errorf(kind.Busy, "%s was killed", s.Name)
 	}
 	return r, err
