@@ -7,9 +7,9 @@
 //
 //  1. A private key leaves a server only sealed with the group's key, for its
 //     domain and selector.
-//  2. A key signs only after DNS has answered with its record for an hour, so that
-//     a signature can be checked wherever it arrives; until then the one before
-//     it signs.
+//  2. A key signs only after DNS has answered with its record for an hour
+//     (setting dkim_wait), so that a signature can be checked wherever it arrives;
+//     until then the one before it signs.
 //  3. The record of a key that stopped signing is asked for seven days more, for
 //     messages on their way; then the key is removed.
 //  4. Signers costs a look into a map.

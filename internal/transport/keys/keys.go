@@ -72,6 +72,7 @@ type Keys struct {
 	ready   map[string]signers
 	opening sync.Mutex // guards open
 	open    map[string]opened
+	made    chan struct{} // has room for one: keys were made
 }
 
 // signers are the keys that sign for a domain, made from the rows of one moment.
@@ -93,7 +94,7 @@ func New(d Deps) *Keys {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	return &Keys{d: d, ready: map[string]signers{}, open: map[string]opened{}}
+	return &Keys{d: d, ready: map[string]signers{}, open: map[string]opened{}, made: make(chan struct{}, 1)}
 }
 
 func purpose(domain, selector string) string { return "dkim " + domain + " " + selector }
@@ -202,7 +203,7 @@ func (k *Keys) generate(domain, selector, algorithm string, now time.Time) (sett
 }
 
 // Create makes a key for a domain, for each algorithm (none: RSA and Ed25519).
-// They begin to sign an hour after DNS answers with their records. A selector
+// They begin to sign when DNS has answered with their records for an hour. A selector
 // may be given where there is one algorithm. Errors: Exists, Invalid, Full.
 func (k *Keys) Create(ctx context.Context, domain, selector string, algorithms ...string) ([]settings.DKIMKey, error) {
 	if len(algorithms) == 0 {
@@ -249,6 +250,10 @@ func (k *Keys) Create(ctx context.Context, domain, selector string, algorithms .
 	})
 	if err != nil {
 		return nil, fmt.Errorf("create dkim key for %s: %w", domain, err)
+	}
+	select {
+	case k.made <- struct{}{}:
+	default: // Run will look anyway
 	}
 	return out, nil
 }

@@ -7,14 +7,9 @@ import (
 	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
-const (
-	// settled is how long DNS has to answer with a record before its key signs:
-	// name servers and caches follow at their own pace.
-	settled = time.Hour
-	// retention is how long a retired key's record stays: messages wait in
-	// queues for days before somebody verifies them.
-	retention = 7 * 24 * time.Hour
-)
+// retention is how long a retired key's record stays: messages wait in queues
+// for days before somebody verifies them.
+const retention = 7 * 24 * time.Hour
 
 // Presence is what DNS says of a record.
 type Presence uint8
@@ -34,14 +29,15 @@ type Step struct {
 }
 
 // Rotate tells what changes for the keys of one domain. Published says of the
-// selectors of publishing keys what DNS answers. It reads nothing but its
-// arguments.
-func Rotate(all []settings.DKIMKey, published map[string]Presence, now time.Time) []Step {
+// selectors of publishing keys what DNS answers, settled how long it has to
+// before a key signs: name servers and caches follow at their own pace. It reads
+// nothing but its arguments.
+func Rotate(all []settings.DKIMKey, published map[string]Presence, settled time.Duration, now time.Time) []Step {
 	var steps []Step
 	for _, k := range all {
 		switch k.State {
 		case settings.DKIMPublishing:
-			steps = append(steps, publishing(k, published[k.Selector], now)...)
+			steps = append(steps, publishing(k, published[k.Selector], settled, now)...)
 		case settings.DKIMRetired:
 			if now.Sub(k.Since) >= retention {
 				steps = append(steps, Step{k, true, "it has not signed for seven days"})
@@ -51,7 +47,7 @@ func Rotate(all []settings.DKIMKey, published map[string]Presence, now time.Time
 	return append(steps, succeeded(all, steps, now)...)
 }
 
-func publishing(k settings.DKIMKey, p Presence, now time.Time) []Step {
+func publishing(k settings.DKIMKey, p Presence, settled time.Duration, now time.Time) []Step {
 	switch {
 	case p == Unknown:
 	case p == Absent && !k.Seen.IsZero():
@@ -62,7 +58,7 @@ func publishing(k settings.DKIMKey, p Presence, now time.Time) []Step {
 		return []Step{{Key: k, Why: "DNS answers with its record"}}
 	case p == Present && now.Sub(k.Seen) >= settled:
 		k.State, k.Since = settings.DKIMSigning, now
-		return []Step{{Key: k, Why: "DNS has answered with its record for an hour"}}
+		return []Step{{Key: k, Why: "DNS has answered with its record for " + settings.Duration(settled)}}
 	}
 	return nil
 }

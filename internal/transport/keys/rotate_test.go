@@ -57,7 +57,7 @@ func TestRotateTable(t *testing.T) {
 			all = append(all, row(k))
 		}
 		var got []string
-		for _, s := range Rotate(all, c.dns, noon) {
+		for _, s := range Rotate(all, c.dns, time.Hour, noon) {
 			what := s.Key.Selector + " " + s.Key.State
 			if s.Remove {
 				what = s.Key.Selector + " removed"

@@ -20,8 +20,9 @@ const (
 	askWait = 20 * time.Second
 )
 
-// Run looks at all keys every hour, and a minute after it starts. Every server
-// may run it: each change is a compare and swap.
+// Run looks at all keys every hour, more often where a key has to wait for less,
+// and a minute after it starts or a key was made here. Every server may run it:
+// each change is a compare and swap.
 func (k *Keys) Run(ctx context.Context) error {
 	wait := time.Minute
 	for {
@@ -30,12 +31,22 @@ func (k *Keys) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			t.Stop()
 			return nil
+		case <-k.made:
+			t.Stop()
+			wait = min(wait, time.Minute, k.settled())
+			continue
 		case <-t.C:
 		}
 		k.Turn(ctx)
 		wait = turn
+		if slices.ContainsFunc(k.d.Book.AllKeys(), func(row settings.DKIMKey) bool { return row.State == settings.DKIMPublishing }) {
+			wait = min(turn, k.settled())
+		}
 	}
 }
+
+// settled is how long DNS has to answer with a record before its key signs.
+func (k *Keys) settled() time.Duration { return k.d.Book.Group().DKIMWait.Std() }
 
 // Turn looks at all keys once: DNS is asked for those that wait for it.
 func (k *Keys) Turn(ctx context.Context) {
@@ -61,13 +72,13 @@ func (k *Keys) Check(ctx context.Context, domain string) {
 		}
 	}
 	now := k.d.Now().UTC().Truncate(time.Second)
-	if len(Rotate(rows, published, now)) == 0 {
+	if len(Rotate(rows, published, k.settled(), now)) == 0 {
 		return
 	}
 	var steps []Step
 	err := settings.Change(ctx, k.d.Group, func(v *cluster.View, t *settings.Txn) error {
 		rows, revisions := read(v, domain)
-		steps = Rotate(rows, published, now)
+		steps = Rotate(rows, published, k.settled(), now)
 		for _, s := range steps {
 			key := settings.KeyOf(domain, s.Key.Selector)
 			if s.Remove {

@@ -51,7 +51,7 @@ func dkimCommands(d Deps) []command.Command {
 		Selector string `json:"selector" arg:"2" required:"true" doc:"name of the key" complete:"dkim list"`
 		DryRun   bool   `json:"dry_run" doc:"only show what would be done"`
 	}
-	create := example(changes("dkim", "create", "Make DKIM keys for a domain; they sign an hour after DNS answers with their records", byAdmins,
+	create := example(changes("dkim", "create", "Make DKIM keys for a domain; they sign when DNS has answered with their records for an hour", byAdmins,
 		func(ctx context.Context, in createIn) ([]KeyRow, error) {
 			domain, _, err := d.domain(ctx, in.Domain)
 			if err != nil {

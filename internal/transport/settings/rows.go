@@ -39,6 +39,7 @@ type Group struct {
 	DMARCEnforce           *bool         `json:"dmarc_enforce,omitempty" doc:"Do with a message that fails DMARC what the domain asks for." default:"true"`
 	DMARCReports           *bool         `json:"dmarc_reports,omitempty" doc:"Send aggregate reports to domains that ask for them." default:"true"`
 	TLSReports             *bool         `json:"tls_reports,omitempty" doc:"Send TLS reports to domains that ask for them." default:"true"`
+	DKIMWait               conf.Duration `json:"dkim_wait,omitempty" doc:"How long DNS has to answer with the record of a DKIM key before the key signs." default:"1h" min:"1s" max:"168h"`
 	ARCTrusted             []string      `json:"arc_trusted,omitempty" doc:"Domains whose ARC seals count."`
 	SpamScanFail           string        `json:"spam_scan_fail,omitempty" doc:"What happens while the spam scanner does not answer." default:"open" enum:"open,closed"`
 	MalwareScanFail        string        `json:"malware_scan_fail,omitempty" doc:"What happens while the malware scanner does not answer." default:"closed" enum:"open,closed"`
