@@ -38,6 +38,7 @@ type Book struct {
 	state State
 	log   *slog.Logger
 
+	policy   Policy // of an organization that decided nothing
 	defaults Group
 	group    atomic.Pointer[groupRow]
 
@@ -59,6 +60,7 @@ func New(s State, log *slog.Logger) *Book {
 	}
 	b := &Book{state: s, log: log}
 	fill(&b.defaults)
+	fill(&b.policy)
 	return b
 }
 
@@ -116,8 +118,8 @@ func (b *Book) Policy(o org.OrganizationID) Policy {
 			}
 		}
 	}
-	p := Policy{Organization: o}
-	fill(&p)
+	p := b.policy // asked for each message
+	p.Organization = o
 	return p
 }
 
