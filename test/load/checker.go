@@ -31,6 +31,9 @@ func (r Report) Print(w io.Writer) {
 	if o := r.Outside; o != (outsideReport{}) {
 		fmt.Fprintf(w, "recipients outside: %d have their message, %d had it returned; %d of them may rightly have it more than once; %d were refused at the door\n",
 			o.Delivered, o.Returned, o.Repeated, o.Refused)
+		if o.Woken > 0 {
+			fmt.Fprintf(w, "%d were refused by a server that was dead to the others, and delivered by them\n", o.Woken)
+		}
 	}
 	for _, l := range []struct {
 		name string

@@ -23,6 +23,8 @@ type Sent struct {
 	Outcome    Outcome
 	Author     string // who gets it back when it cannot be delivered, "" for nobody here
 	Trace      string // the server's name for it, of the 250
+	Server     string // that it was given to last
+	Ended      time.Time
 }
 
 // Success is one confirmed step of a client, for the measurement of pauses.
@@ -88,14 +90,14 @@ func (h *History) Begin(id ID, sum Sum, recipients []string) *Sent {
 func (h *History) End(s *Sent, o Outcome) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.Outcome = o
+	s.Outcome, s.Ended = o, time.Now()
 }
 
-// Of notes who wrote a message.
-func (h *History) Of(s *Sent, author string) {
+// Of notes who wrote a message, and to which server it is given.
+func (h *History) Of(s *Sent, author, server string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s.Author = author
+	s.Author, s.Server = author, server
 }
 
 // Kept notes what the server said when it took a message.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Outside is what became of messages to the outside world.
@@ -12,6 +13,10 @@ type Outside struct {
 	// Repeatable tells whether the server's own books say that a delivery may
 	// have been made twice.
 	Repeatable func(trace, recipient string) (bool, error)
+	// Away tells whether a server was dead to the others at a moment: what it had
+	// not accepted yet may be delivered by those that hold copies, whatever it says
+	// to its client when it wakes up.
+	Away func(server string, at time.Time) bool
 }
 
 // outsideReport counts beyond what a Report lists.
@@ -20,6 +25,7 @@ type outsideReport struct {
 	Returned  int // recipients whose message came back instead
 	Repeated  int // had it more than once, and the books say so
 	Refused   int // refused at the door and not delivered, as it should be
+	Woken     int // refused by a server that was dead to the others, and delivered by them
 }
 
 // check compares recipients outside with the history. returned is how often the
@@ -62,9 +68,12 @@ func (o *Outside) judge(r *Report, s Sent, d Delivery, t Taken, back int) error 
 			r.Lost = append(r.Lost, say)
 		}
 	case Refused:
-		if n > 0 {
+		switch {
+		case n == 1 && o.Away(s.Server, s.Ended):
+			r.Outside.Woken++
+		case n > 0:
 			r.Doubled = append(r.Doubled, say+", though it was refused")
-		} else {
+		default:
 			r.Outside.Refused++
 		}
 		return nil

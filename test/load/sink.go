@@ -73,6 +73,7 @@ func (s *Sink) Behave(domain string, m Manners) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.manners[domain] = m
+	maps.DeleteFunc(s.turns, func(k string, _ int) bool { return strings.HasPrefix(k, domain+" ") })
 }
 
 // Up lets a host listen at an address.

@@ -66,7 +66,7 @@ func (s *Submitter) message(ctx context.Context) {
 	to, expected := s.recipients()
 	raw := Compose(id, s.User.Address, to, s.Sizes.Pick(s.rand), s.rand)
 	sent := s.History.Begin(id, sha256.Sum256(raw), expected)
-	s.History.Of(sent, s.User.Address)
+	s.History.Of(sent, s.User.Address, s.server)
 	begun := time.Now()
 	text, err := transfer(s.client, s.User.Address, to, raw)
 	var answer *smtp.SMTPError

@@ -81,7 +81,7 @@ func (g *game) outside(ctx context.Context) *load.Outside {
 	if g.world == nil {
 		return nil
 	}
-	return &load.Outside{Sink: g.world.Sink, Repeatable: g.lab.Repeatable(ctx)}
+	return &load.Outside{Sink: g.world.Sink, Repeatable: g.lab.Repeatable(ctx), Away: g.away}
 }
 
 // queueDisks gives the queue of each server a disk of its own, which can be

@@ -240,16 +240,16 @@ func (g *game) wholeAgain(ctx context.Context, server string) error {
 const stopFor = 30 * time.Second
 
 func (g *game) pauseServer(ctx context.Context) error {
-	return g.away(ctx, "pause", "resume", "SIGSTOP 30s")
+	return g.takeAway(ctx, "pause", "resume", "SIGSTOP 30s")
 }
 
 func (g *game) partition(ctx context.Context) error {
-	return g.away(ctx, "partition", "heal", "cut off 30s")
+	return g.takeAway(ctx, "partition", "heal", "cut off 30s")
 }
 
-// away takes the server with the most active databases away for a while and
+// takeAway takes the server with the most active databases away for a while and
 // gives it back as it was.
-func (g *game) away(ctx context.Context, verb, back, what string) error {
+func (g *game) takeAway(ctx context.Context, verb, back, what string) error {
 	server, held, err := g.lab.MostActive(ctx)
 	if err != nil {
 		return err

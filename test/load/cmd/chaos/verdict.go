@@ -75,8 +75,13 @@ func (g *game) excused(t load.Trouble) bool {
 	if t.Kind == load.WrongView {
 		return false
 	}
+	return g.away(t.Server, t.At)
+}
+
+// away tells whether a server was taken away at a moment.
+func (g *game) away(server string, at time.Time) bool {
 	for _, d := range g.down {
-		if d.server == t.Server && !t.At.Before(d.from.Add(-time.Second)) && !t.At.After(d.to.Add(time.Second)) {
+		if d.server == server && !at.Before(d.from.Add(-time.Second)) && !at.After(d.to.Add(time.Second)) {
 			return true
 		}
 	}
