@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -70,7 +71,7 @@ func (m *Mover) suspensions() (out []suspension, revision int64) {
 
 // followSettings brings limits and suspensions of the agreed state to the
 // schedule.
-func (m *Mover) followSettings() {
+func (m *Mover) followSettings(ctx context.Context) {
 	g := m.settings.Group()
 	times := queue.Times{Hold: g.HoldTime.Std(), Retention: max(g.TraceRetention.Std(), g.HoldTime.Std()), Expiration: g.MessageExpiration.Std()}
 	if err := m.queue.SetTimes(times); err != nil {
@@ -81,7 +82,7 @@ func (m *Mover) followSettings() {
 	have := m.dispatch.Suspensions()
 	for _, s := range want {
 		if (s.Server == "" || s.Server == m.me) && !slices.Contains(have, s.selector()) {
-			if _, err := m.dispatch.Suspend(s.selector()); err != nil {
+			if _, err := m.dispatch.Suspend(ctx, s.selector()); err != nil {
 				m.log.Warn("suspend destination", "destination", s.Dest, "err", err)
 			}
 		}

@@ -214,7 +214,7 @@ func (m *Mover) keep(ctx context.Context) error {
 				m.deps.Events.Emit(EventClock, "The clock of this server is not trusted, so nothing expires: %s.", why)
 			}
 		}
-		m.followSettings()
+		m.followSettings(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

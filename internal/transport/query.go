@@ -340,7 +340,7 @@ func (m *Mover) changeOne(ctx context.Context, c change, id mail.TraceID) (queue
 	case c.Do == "retry":
 		m.dispatch.RetryNow(one)
 	case c.Do == "suspend":
-		_, err = m.dispatch.Suspend(one)
+		_, err = m.dispatch.Suspend(ctx, one)
 	case c.Do == "remove" && c.Notify:
 		err = m.Finish(ctx, msg, changed, out.Rows)
 	}

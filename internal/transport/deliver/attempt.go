@@ -31,6 +31,9 @@ func (d *Dispatcher) attempt(ctx context.Context, j schedule.Job) {
 		d.settle(j)
 	}
 	d.done(j, out)
+	if out.Result == schedule.DeferDest {
+		d.writeWaiting(ctx, j.Dest)
+	}
 }
 
 // wait is the pause after an attempt that did not come to its destination.
@@ -39,11 +42,10 @@ func (d *Dispatcher) wait(j schedule.Job) time.Duration {
 }
 
 func (d *Dispatcher) try(ctx context.Context, j *schedule.Job) (schedule.Outcome, error) {
-	m, all, err := d.d.Queue.Message(j.ID)
+	m, rows, all, err := d.rowsOf(*j)
 	if err != nil {
 		return schedule.Outcome{}, err
 	}
-	rows := d.rowsOf(all, *j)
 	if len(rows) == 0 {
 		return schedule.Outcome{}, errGone
 	}

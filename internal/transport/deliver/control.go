@@ -8,10 +8,14 @@ import (
 )
 
 // Suspend keeps the jobs that match from being tried.
-func (d *Dispatcher) Suspend(l schedule.Selector) (int, error) {
+func (d *Dispatcher) Suspend(ctx context.Context, l schedule.Selector) (int, error) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.sched.Suspend(l, d.now())
+	n, err := d.sched.Suspend(l, d.now())
+	d.mu.Unlock()
+	if err == nil && l.ID == (mail.TraceID{}) {
+		d.writeWaiting(ctx, l.Dest)
+	}
+	return n, err
 }
 
 // Resume ends a suspension.

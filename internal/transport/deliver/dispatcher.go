@@ -293,7 +293,7 @@ func (d *Dispatcher) route(ctx context.Context, m queue.Message, rows []queue.Re
 		dests[r.Dest] = r.Organization
 		jobs[r.Dest] = d.timesOf(r, &m, j)
 	}
-	if err := d.note(ctx, m.ID, rows, ways); err != nil {
+	if err := d.note(ctx, m.ID, ways); err != nil {
 		return err
 	}
 	for dest, o := range dests {
@@ -311,33 +311,68 @@ func (d *Dispatcher) route(ctx context.Context, m queue.Message, rows []queue.Re
 // maxPlans bounds the ways that are only in memory.
 const maxPlans = 50_000
 
-// note keeps ways: in memory where all lead to mailboxes, as they are used up
-// at once as a rule and follow from the message again, otherwise in the ledger,
-// where administrators look for what waits for a destination.
-func (d *Dispatcher) note(ctx context.Context, id mail.TraceID, rows []queue.RecipientRow, ways []Way) error {
+// note keeps ways: in memory where all lead to mailboxes that can be delivered
+// to, as they are used up at once and follow from the message again; otherwise
+// in the ledger, where administrators look for what waits for a destination.
+func (d *Dispatcher) note(ctx context.Context, id mail.TraceID, ways []Way) error {
 	if len(ways) == 0 {
 		return nil
 	}
 	d.mu.Lock()
-	short := len(d.plans) < maxPlans && !slices.ContainsFunc(ways, func(w Way) bool { return schedule.Dest(w.Dest).Kind() != localKind })
-	if short {
-		d.plans[id] = ways
-	}
+	d.plans[id] = ways
+	short := len(d.plans) <= maxPlans && !slices.ContainsFunc(ways, func(w Way) bool {
+		return schedule.Dest(w.Dest).Kind() != localKind || d.sched.Waits(schedule.Dest(w.Dest), w.Organization)
+	})
 	d.mu.Unlock()
 	if short {
 		return nil
 	}
-	c := queue.Change{ID: id, At: d.now()}
-	for _, w := range ways {
-		if i := slices.IndexFunc(rows, func(r queue.RecipientRow) bool { return r.N == w.Row }); i >= 0 && rows[i].State == queue.StateNew {
-			c.Rows = append(c.Rows, queue.RowChange{N: w.Row, State: queue.StateReady, Dest: w.Dest, Mailbox: w.Mailbox, Org: w.Organization})
+	return d.writePlans(ctx, []mail.TraceID{id})
+}
+
+// writeWaiting writes the ways of all that wait for a destination, empty for
+// all: it does not work, so somebody may ask what is there.
+func (d *Dispatcher) writeWaiting(ctx context.Context, dest schedule.Dest) {
+	d.mu.Lock()
+	var ids []mail.TraceID
+	for id, ways := range d.plans {
+		if dest == "" || slices.ContainsFunc(ways, func(w Way) bool { return w.Dest == string(dest) }) {
+			ids = append(ids, id)
 		}
 	}
-	err := d.d.Queue.Apply(ctx, []queue.Change{c}, queue.Lazy)
-	if kind.Is(err, kind.Conflict) {
-		return nil // the door wrote them itself
+	d.mu.Unlock()
+	if err := d.writePlans(ctx, ids); err != nil && ctx.Err() == nil {
+		d.d.Log.Warn("note where messages go", "destination", dest, "err", err)
 	}
-	return err
+}
+
+// writePlans brings ways from memory into the ledger.
+func (d *Dispatcher) writePlans(ctx context.Context, ids []mail.TraceID) error {
+	for _, id := range ids {
+		d.mu.Lock()
+		ways := d.plans[id]
+		d.mu.Unlock()
+		_, rows, err := d.d.Queue.Message(id)
+		if err != nil || len(ways) == 0 {
+			continue
+		}
+		c := queue.Change{ID: id, At: d.now()}
+		for _, w := range ways {
+			if int(w.Row) < len(rows) && rows[w.Row].State == queue.StateNew {
+				c.Rows = append(c.Rows, queue.RowChange{N: w.Row, State: queue.StateReady, Dest: w.Dest, Mailbox: w.Mailbox, Org: w.Organization})
+			}
+		}
+		if len(c.Rows) > 0 {
+			err = d.d.Queue.Apply(ctx, []queue.Change{c}, queue.Lazy)
+			if err != nil && !kind.Is(err, kind.Conflict) { // a conflict: it was tried meanwhile
+				return err
+			}
+		}
+		d.mu.Lock()
+		d.forget(id)
+		d.mu.Unlock()
+	}
+	return nil
 }
 
 // timesOf is the job of a row that has a history already, as after a takeover.
@@ -357,11 +392,17 @@ func (d *Dispatcher) timesOf(r *queue.RecipientRow, m *queue.Message, j schedule
 	return j
 }
 
-// rowsOf are the unfinished rows of a job, with the ways no record has yet.
-func (d *Dispatcher) rowsOf(rows []queue.RecipientRow, j schedule.Job) []queue.RecipientRow {
+// rowsOf reads a message and, of its rows, the unfinished ones of a job. Ways
+// that no record has yet are read first: they are dropped only when one has.
+func (d *Dispatcher) rowsOf(j schedule.Job) (m queue.Message, mine, all []queue.RecipientRow, err error) {
 	d.mu.Lock()
 	ways := d.plans[j.ID]
 	d.mu.Unlock()
+	m, all, err = d.d.Queue.Message(j.ID)
+	return m, matching(all, ways, j), all, err
+}
+
+func matching(rows []queue.RecipientRow, ways []Way, j schedule.Job) []queue.RecipientRow {
 	var out []queue.RecipientRow
 	for _, r := range rows {
 		if i := slices.IndexFunc(ways, func(w Way) bool { return w.Row == r.N }); i >= 0 && r.Dest == "" {
@@ -392,8 +433,7 @@ func (d *Dispatcher) done(j schedule.Job, o schedule.Outcome) (next int64) {
 
 // overdue has a look at a job that waits for long.
 func (d *Dispatcher) overdue(ctx context.Context, j schedule.Job) {
-	m, all, err := d.d.Queue.Message(j.ID)
-	rows := d.rowsOf(all, j)
+	m, rows, _, err := d.rowsOf(j)
 	if err != nil || len(rows) == 0 {
 		d.done(j, schedule.Outcome{Result: schedule.Gone})
 		return

@@ -285,6 +285,22 @@ func TestNotMine(t *testing.T) {
 	}
 }
 
+// TestSuspendedIsInTheLedger: what waits for a destination that is held back can
+// be found by it, and goes on when it is resumed.
+func TestSuspendedIsInTheLedger(t *testing.T) {
+	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), newBoxes())
+	if _, err := h.d.Suspend(t.Context(), schedule.Selector{Dest: "db:DB01"}); err != nil {
+		t.Fatal(err)
+	}
+	id := h.accept(1, time.Now().Add(time.Hour), "a@o.test", "b@o.test")
+	h.until("it is found", func() bool {
+		rows, _, err := h.q.Find(queue.Filter{Dest: "db:DB01", Unfinished: true})
+		return err == nil && len(rows) == 2
+	})
+	h.d.Resume(schedule.Selector{Dest: "db:DB01"})
+	h.until("delivered", func() bool { s := h.states(id); return s[0] == queue.StateDelivered && s[1] == queue.StateDelivered })
+}
+
 // TestPause: while paused nothing is tried, and Pause returns when nothing is.
 func TestPause(t *testing.T) {
 	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), newBoxes())

@@ -90,6 +90,18 @@ func (s *Scheduler) Suspend(l Selector, now int64) (int, error) {
 	return n, nil
 }
 
+// Waits tells whether a job for a destination that came now would not be tried
+// now: it failed, or is suspended.
+func (s *Scheduler) Waits(name Dest, o org.OrganizationID) bool {
+	if slices.ContainsFunc(s.holds, func(l Selector) bool {
+		return (l.Dest == "" || l.Dest == name) && (l.Organization == "" || l.Organization == o) && l.Sender == 0
+	}) {
+		return true
+	}
+	d := s.dests[name]
+	return d != nil && d.fails > 0
+}
+
 // Resume ends the suspension of the jobs that match and of suspensions that
 // name nothing else. A job that another suspension names stays suspended,
 // unless its message is named here. It tells how many jobs go on.
