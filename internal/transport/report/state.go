@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// fileName of the counters.
+	// stateFile holds the counters.
 	stateFile = "reports.json"
 	// maxState bounds the file in bytes, maxDays what is believed of it.
 	maxState = 64 << 20
@@ -22,7 +22,7 @@ const (
 	magic = "postern-reports-1 "
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
 // The file: a line with the checksum, and these as JSON.
 type (
@@ -129,7 +129,7 @@ func encode(days []savedDay) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(fmt.Appendf(nil, "%s%08x\n", magic, crc32.Checksum(b, castagnoli)), b...), nil
+	return append(fmt.Appendf(nil, "%s%08x\n", magic, checksum(b)), b...), nil
 }
 
 // load reads what save wrote; no file is an empty one.
@@ -146,7 +146,7 @@ func (r *Reporter) load() ([]*tally, error) {
 
 func decode(b []byte) ([]*tally, error) {
 	head, rest, _ := bytes.Cut(b, []byte("\n"))
-	if string(head) != fmt.Sprintf("%s%08x", magic, crc32.Checksum(rest, castagnoli)) {
+	if string(head) != fmt.Sprintf("%s%08x", magic, checksum(rest)) {
 		return nil, kind.Errorf(kind.Corrupt, "%s: it is damaged or of another version", stateFile)
 	}
 	var days []savedDay

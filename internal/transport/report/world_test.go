@@ -127,7 +127,7 @@ func (w *world) submit(_ context.Context, s mail.Submission) error {
 // whom.
 func (w *world) reported() map[string]mail.Submission {
 	w.t.Helper()
-	w.set(w.r.today.day.Add(aDay + spread))
+	w.set(dayOf(noon).Add(aDay + spread))
 	w.r.rotate(w.clock())
 	w.r.send(w.t.Context())
 	out := map[string]mail.Submission{}
