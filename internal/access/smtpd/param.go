@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -146,7 +147,9 @@ func parseNotify(s string) (string, error) {
 }
 
 // parseORCPT reads "addr-type;xtext" (RFC 3461 section 4.2) and the utf-8
-// address type of RFC 6533 section 3.
+// address type of RFC 6533 section 3. Postfix writes an address in UTF-8 as
+// rfc822 with xtext: it is taken for what it is, a refusal would return the
+// message.
 func parseORCPT(s string) (string, error) {
 	bad := errors.New("ORCPT is not readable")
 	kind, addr, has := strings.Cut(s, ";")
@@ -157,8 +160,11 @@ func parseORCPT(s string) (string, error) {
 	var err error
 	if kind == "utf-8" {
 		addr, err = decodeUnitext(addr)
-	} else {
-		addr, err = decodeXtext(addr)
+	} else if addr, err = decodeOctets(addr); !printableASCII(addr) {
+		if kind != "rfc822" || !printableUTF8(addr) {
+			return "", bad
+		}
+		kind = "utf-8"
 	}
 	if err != nil {
 		return "", bad
@@ -169,6 +175,30 @@ func parseORCPT(s string) (string, error) {
 // decodeXtext decodes RFC 3461 section 4 xtext. What comes out must be
 // printable ASCII: it would go into headers of notifications.
 func decodeXtext(s string) (string, error) {
+	out, err := decodeOctets(s)
+	if err == nil && !printableASCII(out) {
+		err = errBadParams
+	}
+	return out, err
+}
+
+// printableASCII tells whether a text is.
+func printableASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// printableUTF8 tells whether a text is UTF-8 without control characters.
+func printableUTF8(s string) bool {
+	return utf8.ValidString(s) && strings.IndexFunc(s, unicode.IsControl) < 0
+}
+
+// decodeOctets decodes xtext, whatever comes out.
+func decodeOctets(s string) (string, error) {
 	if s == "" {
 		return "", errBadParams
 	}
@@ -181,10 +211,7 @@ func decodeXtext(s string) (string, error) {
 			}
 			n, _ := strconv.ParseUint(s[i+1:i+3], 16, 8) // two hex digits always parse
 			c, i = byte(n), i+2
-		} else if c == '=' {
-			return "", errBadParams
-		}
-		if c < ' ' || c > '~' {
+		} else if c == '=' || c <= ' ' || c > '~' {
 			return "", errBadParams
 		}
 		b.WriteByte(c)

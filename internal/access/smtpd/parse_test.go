@@ -123,6 +123,10 @@ func TestParams(t *testing.T) {
 		" NOTIFY=NEVER":                 "",
 		` ORCPT=utf-8;\x{F6}@b.test`:    "",
 		" ORCPT=utf-8;ö@b.test":         "",
+		" ORCPT=rfc822;+C3+B6@b.test":   "", // Postfix writes it so
+		" ORCPT=rfc822;+C3@b.test":      "ORCPT",
+		" ORCPT=rfc822;+C2+85@b.test":   "ORCPT", // a control character
+		" ORCPT=x400;+C3+B6@b.test":     "ORCPT",
 		" NOTIFY=":                      "not readable",
 		" NOTIFY=NEVER,DELAY":           "alone",
 		" NOTIFY=DELAY,DELAY":           "not readable",
