@@ -29,8 +29,8 @@ func (r Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "read back %d messages, %d had to be there: lost %d, doubled %d, damaged %d, wrong state or view %d\n",
 		r.Read, r.Expected, len(r.Lost), len(r.Doubled), len(r.Damaged), len(r.Wrong))
 	if o := r.Outside; o != (outsideReport{}) {
-		fmt.Fprintf(w, "recipients outside: %d have their message, %d had it returned; %d of them may rightly have it more than once; %d were refused at the door\n",
-			o.Delivered, o.Returned, o.Repeated, o.Refused)
+		fmt.Fprintf(w, "recipients outside: %d have their message, %d had it returned; %d of them have it more than once by the ledger's own word (%d where no host outside was to blame); %d were refused at the door\n",
+			o.Delivered, o.Returned, o.Repeated, o.Ours, o.Refused)
 		if o.Woken > 0 {
 			fmt.Fprintf(w, "%d were refused by a server that was dead to the others, and delivered by them\n", o.Woken)
 		}

@@ -24,6 +24,7 @@ type outsideReport struct {
 	Delivered int // recipients outside that have their message
 	Returned  int // recipients whose message came back instead
 	Repeated  int // had it more than once, and the books say so
+	Ours      int // of these, where the host outside always answered
 	Refused   int // refused at the door and not delivered, as it should be
 	Woken     int // refused by a server that was dead to the others, and delivered by them
 }
@@ -93,6 +94,9 @@ func (o *Outside) judge(r *Report, s Sent, d Delivery, t Taken, back int) error 
 		}
 		if may {
 			r.Outside.Repeated++
+			if t.Silent == 0 {
+				r.Outside.Ours++
+			}
 			r.Outside.Delivered++
 		} else {
 			r.Doubled = append(r.Doubled, say)

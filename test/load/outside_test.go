@@ -45,7 +45,7 @@ func startWorld(t *testing.T) *World {
 // give sends one message to the world as a mail server does.
 func (w *World) give(t *testing.T, id ID, to string) error {
 	t.Helper()
-	nc, err := net.Dial("tcp", fmt.Sprintf("%s:%d", worldIP, w.Port))
+	nc, err := net.Dial("tcp", w.Host())
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -21,6 +22,13 @@ type Sender struct {
 	Pause   time.Duration // between two messages, 0 for full speed
 	// OneRecipient sends each message to one user, in turn.
 	OneRecipient bool
+	// More, when set, has one thing for each message that is to be sent; Run ends
+	// when it is closed.
+	More <-chan struct{}
+	// From is the envelope sender, load@load.invalid when empty.
+	From string
+	// To, when set, says who gets the next message instead of users.
+	To func() []string
 	// Groups, where there are some, get one of ten messages.
 	Groups []Group
 	// Sent, when set, is told the bytes of each confirmed message.
@@ -41,6 +49,11 @@ func (s *Sender) Run(ctx context.Context) {
 	s.rand = rand.New(rand.NewPCG(uint64(s.Number), uint64(time.Now().UnixNano())))
 	defer s.drop()
 	for ctx.Err() == nil {
+		if s.More != nil {
+			if _, more := <-s.More; !more {
+				return
+			}
+		}
 		s.message(ctx)
 		if s.Pause > 0 {
 			pause(ctx, s.Pause)
@@ -67,14 +80,15 @@ func (s *Sender) message(ctx context.Context) {
 	if group.Address != "" {
 		to = group.Members
 	}
-	raw := Compose(id, "load@load.invalid", to, s.Sizes.Pick(s.rand), s.rand)
+	from := cmp.Or(s.From, "load@load.invalid")
+	raw := Compose(id, from, to, s.Sizes.Pick(s.rand), s.rand)
 	sent := s.History.Begin(id, sha256.Sum256(raw), to)
 	begun := time.Now()
 	for ctx.Err() == nil {
 		if s.client == nil && !s.connect(ctx) {
 			continue
 		}
-		text, err := transfer(s.client, "load@load.invalid", over(to, group), raw)
+		text, err := transfer(s.client, from, over(to, group), raw)
 		if err == nil {
 			s.History.Kept(sent, text)
 			s.History.End(sent, Confirmed)
@@ -123,6 +137,9 @@ func over(to []string, g Group) []string {
 }
 
 func (s *Sender) recipients() []string {
+	if s.To != nil {
+		return s.To()
+	}
 	if s.OneRecipient {
 		return []string{s.Target.Users[(s.next*31+s.Number)%len(s.Target.Users)].Address}
 	}

@@ -50,7 +50,7 @@ func StartWorld(basePort int) (*World, error) {
 	if w.Names, err = StartNames(fmt.Sprintf("127.0.0.1:%d", basePort), hosts); err != nil {
 		return nil, err
 	}
-	if err := w.Sink.Up(fmt.Sprintf("%s:%d", worldIP, w.Port)); err != nil {
+	if err := w.Sink.Up(w.Host()); err != nil {
 		w.Names.Close()
 		return nil, err
 	}
@@ -61,6 +61,9 @@ func StartWorld(basePort int) (*World, error) {
 func (w *World) LabArgs() []string {
 	return []string{"--dns", w.Names.Addr, "--remote-port", fmt.Sprint(w.Port)}
 }
+
+// Host is host:port of the mail server that is there.
+func (w *World) Host() string { return fmt.Sprintf("%s:%d", worldIP, w.Port) }
 
 // Return lets the host that was away come back, and all behave from now on; who
 // refuses goes on to.

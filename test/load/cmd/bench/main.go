@@ -30,12 +30,15 @@ type options struct {
 	moves     int
 	kills     int
 	basePort  int
+	deferred  int
+	resubmit  int
+	outages   int
 	noPeer    bool
 	groups    []string
 }
 
 // allGroups in the order in which they are measured.
-var allGroups = []string{"smtp", "imap", "failover", "memory", "growth"}
+var allGroups = []string{"smtp", "relay", "outage", "safetynet", "deferred", "imap", "failover", "memory", "growth"}
 
 // wants tells whether one of the groups is to be measured.
 func (o options) wants(groups ...string) bool {
@@ -49,7 +52,7 @@ func parse() (options, error) {
 	flag.StringVar(&o.dir, "dir", os.TempDir(), "folder on the disk to measure; data go to a new one in it")
 	flag.StringVar(&o.json, "json", "", "file to write all figures to")
 	flag.DurationVar(&o.each, "each", 5*time.Second, "time of each row under load")
-	flag.StringVar(&conns, "conns", "1,16,64", "SMTP connections")
+	flag.StringVar(&conns, "conns", "1,16,64,256", "SMTP connections")
 	flag.StringVar(&sizes, "sizes", "4k,64k,mix", "message sizes")
 	flag.StringVar(&mailboxes, "mailboxes", "100,1000,10000", "steps of growth in mailboxes; memory takes the last")
 	flag.StringVar(&messages, "messages", "1000,10000,200000", "steps of growth of one mailbox; memory takes the last")
@@ -58,6 +61,9 @@ func parse() (options, error) {
 	flag.IntVar(&o.idle, "idle", 1000, "idle IMAP sessions for the memory row")
 	flag.IntVar(&o.moves, "moves", 20, "planned moves of a database")
 	flag.IntVar(&o.kills, "kills", 5, "servers killed with -9")
+	flag.IntVar(&o.deferred, "deferred", 20000, "messages that a destination defers (1000000 for the long run)")
+	flag.IntVar(&o.resubmit, "resubmit", 10000, "messages that Safety Net delivers again (100000 for the long run)")
+	flag.IntVar(&o.outages, "outages", 2, "times a database is away for 5 s under load")
 	flag.IntVar(&o.basePort, "base-port", 26000, "ports")
 	flag.BoolVar(&o.noPeer, "no-peer", false, "leave Postfix and Dovecot out")
 	flag.StringVar(&only, "only", "", "only these groups, of "+strings.Join(allGroups, ","))

@@ -32,8 +32,9 @@ type peer struct {
 	password string
 	smtp     int
 	imaps    int
-	started  bool // Postfix, or it was tried
-	master   int  // Postfix
+	relay    string // host:port of all mail that is not for the domain
+	started  bool   // Postfix, or it was tried
+	master   int    // Postfix
 	dovecot  *exec.Cmd
 	gone     chan struct{} // dovecot is
 }
@@ -52,11 +53,11 @@ func missing() error {
 }
 
 // startPeer starts both and waits until they answer.
-func startPeer(ctx context.Context, dir, domain, password string, basePort int) (*peer, error) {
+func startPeer(ctx context.Context, dir, domain, password string, basePort int, relay string) (*peer, error) {
 	if err := missing(); err != nil {
 		return nil, err
 	}
-	p := &peer{dir: dir, domain: domain, password: password, smtp: basePort + 25, imaps: basePort + 93}
+	p := &peer{dir: dir, domain: domain, password: password, relay: relay, smtp: basePort + 25, imaps: basePort + 93}
 	if err := p.configure(); err != nil {
 		return nil, err
 	}
@@ -257,7 +258,8 @@ service lmtp {
 }
 
 func (p *peer) mainCf() string {
-	return strings.NewReplacer("@DIR@", p.dir, "@DOMAIN@", p.domain).Replace(`
+	host, port, _ := strings.Cut(p.relay, ":")
+	return strings.NewReplacer("@DIR@", p.dir, "@DOMAIN@", p.domain, "@RELAY@", "["+host+"]:"+port).Replace(`
 compatibility_level = 3.6
 queue_directory = @DIR@/queue
 data_directory = @DIR@/data
@@ -283,6 +285,10 @@ default_process_limit = 400
 virtual_destination_concurrency_limit = 20
 lmtp_destination_concurrency_limit = 20
 lmtp_destination_recipient_limit = 50
+relayhost = @RELAY@
+disable_dns_lookups = yes
+smtp_tls_security_level = none
+smtp_destination_concurrency_limit = 20
 message_size_limit = 52428800
 `)
 }

@@ -87,8 +87,15 @@ func (d sent) fill(x *row, cpu time.Duration) {
 	x.Bytes, x.Errors = float64(d.bytes)/d.took.Seconds(), d.troubles
 }
 
-// send sends with n connections for a while.
+// send sends to users with n connections for a while.
 func send(ctx context.Context, t *load.Target, size load.Sizes, n int, d time.Duration) (sent, error) {
+	return sendBy(ctx, n, d, func(name string, i int, h *load.History) *load.Sender {
+		return &load.Sender{Name: name, Number: i, Target: t, History: h, Sizes: size, OneRecipient: true}
+	})
+}
+
+// sendBy sends with n senders, each made by a function, for a while.
+func sendBy(ctx context.Context, n int, d time.Duration, sender func(name string, i int, h *load.History) *load.Sender) (sent, error) {
 	h := load.NewHistory()
 	sctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
@@ -97,8 +104,8 @@ func send(ctx context.Context, t *load.Target, size load.Sizes, n int, d time.Du
 	var mu sync.Mutex // guards out.bytes
 	var out sent
 	for i := range n {
-		snd := &load.Sender{Name: fmt.Sprintf("b%d-%d", begun.UnixNano(), i), Number: i, Target: t, History: h, Sizes: size, OneRecipient: true,
-			Sent: func(n int) { mu.Lock(); out.bytes += int64(n); mu.Unlock() }}
+		snd := sender(fmt.Sprintf("b%d-%d", begun.UnixNano(), i), i, h)
+		snd.Sent = func(n int) { mu.Lock(); out.bytes += int64(n); mu.Unlock() }
 		wg.Go(func() { snd.Run(sctx) })
 	}
 	wg.Wait()
@@ -109,6 +116,9 @@ func send(ctx context.Context, t *load.Target, size load.Sizes, n int, d time.Du
 	out.confirmed, _, _ = h.Messages()
 	out.lat, out.troubles = h.Latencies(""), len(h.Troubles())
 	if out.confirmed == 0 {
+		for _, t := range h.Troubles() {
+			return out, fmt.Errorf("nothing was accepted: %s", t.Text)
+		}
 		return out, errors.New("nothing was accepted")
 	}
 	return out, nil

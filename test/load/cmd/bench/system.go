@@ -17,6 +17,7 @@ type system struct {
 	copies  int // of each message
 	target  *load.Target
 	lab     *load.Lab      // nil for the peer
+	world   *load.World    // what is outside, where it is needed
 	servers func() [][]int // processes of each server
 }
 
@@ -96,9 +97,16 @@ func measure(ctx context.Context, o options, s system, r *results, groups []grou
 func measurePostern(ctx context.Context, o options, r *results) error {
 	err := withLab(ctx, o, "loaded", r, []group{
 		{"delivery over SMTP", smtpRows, o.wants("smtp", "growth")},
+		{"relay to the outside", relayRows, o.wants("relay")},
+		{"a store that is away for 5 s", outageRows, o.wants("outage")},
+		{"Safety Net delivers again", safetyNetRows, o.wants("safetynet")},
 		{"IMAP", imapRows, o.wants("imap")},
 		{"failover and switchover", failoverRows, o.wants("failover")},
 	})
+	if ctx.Err() != nil {
+		return err
+	}
+	err = errors.Join(err, withLab(ctx, o, "waiting", r, []group{{"a long queue", deferredRows, o.wants("deferred")}}))
 	if ctx.Err() != nil {
 		return err
 	}
@@ -117,7 +125,12 @@ func withLab(ctx context.Context, o options, name string, r *results, groups []g
 	}
 	dir := filepath.Join(o.dir, name)
 	fmt.Println("\nstarting three servers")
-	lab, err := load.StartLab(ctx, o.postern, dir, "--base-port", fmt.Sprint(o.basePort), "--users", fmt.Sprint(o.users))
+	world, err := outside(o)
+	if err != nil {
+		return err
+	}
+	defer world.Close()
+	lab, err := load.StartLab(ctx, o.postern, dir, append(world.LabArgs(), "--base-port", fmt.Sprint(o.basePort), "--users", fmt.Sprint(o.users))...)
 	if err != nil {
 		return err
 	}
@@ -127,7 +140,7 @@ func withLab(ctx context.Context, o options, name string, r *results, groups []g
 	if err != nil {
 		return err
 	}
-	s := system{name: r.System, copies: 3, target: t, lab: lab, servers: func() [][]int {
+	s := system{name: r.System, copies: 3, target: t, lab: lab, world: world, servers: func() [][]int {
 		servers, err := lab.Servers()
 		if err != nil {
 			return nil
@@ -156,6 +169,7 @@ func measurePeer(ctx context.Context, o options, r *results) error {
 	groups := []group{
 		{"memory of idle servers and sessions", idleRows, o.wants("memory")},
 		{"delivery over SMTP", smtpRows, o.wants("smtp", "growth")},
+		{"relay to the outside", relayRows, o.wants("relay")},
 		{"IMAP", imapRows, o.wants("imap")},
 		{"one large mailbox", messageRows, o.wants("memory", "growth")},
 	}
@@ -163,7 +177,12 @@ func measurePeer(ctx context.Context, o options, r *results) error {
 		return nil
 	}
 	fmt.Println("\nstarting Postfix and Dovecot")
-	p, err := startPeer(ctx, filepath.Join(o.dir, "peer"), "example.test", password, o.basePort+2000)
+	world, err := outside(o)
+	if err != nil {
+		return err
+	}
+	defer world.Close()
+	p, err := startPeer(ctx, filepath.Join(o.dir, "peer"), "example.test", password, o.basePort+2000, world.Host())
 	if err != nil {
 		return fmt.Errorf("postfix and dovecot: %w", err)
 	}
@@ -176,5 +195,5 @@ func measurePeer(ctx context.Context, o options, r *results) error {
 	for i := range o.users {
 		t.Users = append(t.Users, load.User{Address: fmt.Sprintf("user%d@example.test", i+1), Password: password})
 	}
-	return measure(ctx, o, system{name: r.System, copies: 1, target: t, servers: func() [][]int { return [][]int{p.pids()} }}, r, groups)
+	return measure(ctx, o, system{name: r.System, copies: 1, target: t, world: world, servers: func() [][]int { return [][]int{p.pids()} }}, r, groups)
 }
