@@ -6,8 +6,10 @@ import (
 	"errors"
 	netmail "net/mail"
 	"net/netip"
+	"path/filepath"
 	"sync"
 
+	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/base/message"
 	"github.com/postern-mail/postern/internal/directory"
@@ -52,7 +54,11 @@ func (m *Mover) assemble() (err error) {
 	if m.resolver, err = dns.New(dns.Config{Servers: m.cfg.DNS.Servers, TrustAD: m.cfg.DNS.TrustAD}); err != nil {
 		return err
 	}
-	m.policies = tlspolicy.New(tlspolicy.Options{Resolver: m.resolver})
+	kept, err := tlspolicy.NewFiles(m.disk(), filepath.Join(m.cfg.Dir, "mta-sts"), m.log)
+	if err != nil {
+		return err
+	}
+	m.policies = tlspolicy.New(tlspolicy.Options{Resolver: m.resolver, Store: kept, Private: m.cfg.Private})
 	m.keys = keys.New(keys.Deps{Group: d.Group, Book: m.settings, Resolver: m.resolver, Log: m.log, Events: d.Events, Now: m.now})
 	m.agent = remote.New(remote.Deps{Resolver: m.resolver, Policies: m.policies, Hostname: m.hostname(), Sources: m.sources(),
 		Connector: m.settings.Connector, SmartHost: m.smartHost, ClientCertificate: d.ClientCertificate, OpenSecret: d.Group.OpenSecret,
@@ -74,6 +80,14 @@ func (m *Mover) assemble() (err error) {
 		InDoubt: m.inDoubt, Organization: m.organizations.name, Observe: func(o deliver.Observed) { m.metrics.observe(o) },
 		Agents: map[string]deliver.Agent{"db": deliver.NewLocal(d.Store, m.now, m.fullRetry), "mx": m.agent, "connector": m.agent, "smarthost": m.agent}})
 	return nil
+}
+
+// disk is where the folder of the queue is.
+func (m *Mover) disk() fsx.FS {
+	if m.deps.FS != nil {
+		return m.deps.FS
+	}
+	return fsx.OS{}
 }
 
 // scanners are those that the configuration names, nil for none.
