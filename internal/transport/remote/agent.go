@@ -74,9 +74,8 @@ type Deps struct {
 	Sealer func(o org.OrganizationID) (sign.Key, bool)
 	// Sender is the envelope sender for a row; nil: the message's.
 	Sender func(m queue.Message, r queue.RecipientRow) string
-	// Note counts sessions for TLS reports: policy is a policy-type and result
-	// a result-type of RFC 8460 section 4.3, or "success".
-	Note func(domain, policy, result string)
+	// Note counts sessions for TLS reports. It must not wait.
+	Note func(Session)
 
 	// Port of other hosts, 25. Labs have another.
 	Port uint16
@@ -96,6 +95,22 @@ type Deps struct {
 	Log     *slog.Logger
 	Events  *event.Log
 	Metrics prometheus.Registerer // nil: none
+}
+
+// Session is how TLS of one session with a host of a domain went, or why there
+// was none.
+type Session struct {
+	Domain string // of the recipients
+	// Policy is a policy-type and Result a result-type of RFC 8460 section 4,
+	// or "success".
+	Policy, Result string
+	// Published is the policy, line by line or record by record, and Hosts are
+	// those it names; empty where they are not known.
+	Published, Hosts []string
+	// Host is the host that was spoken to, Address where, Source from where; as
+	// far as it came to that.
+	Host            string
+	Address, Source netip.Addr
 }
 
 // SecretPurpose is what the password of a connector is sealed for.

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"net/netip"
 
 	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
@@ -14,22 +15,29 @@ import (
 // policy is against it.
 func (t *trial) connect(ctx context.Context, tg target) (*session, *smtpc.Failure) {
 	source, hello := t.a.source(tg.addr.Addr(), t.r.dest)
+	local := source // as the connection has it
 	o := smtpc.Options{Address: tg.addr.String(), Hello: hello, TLS: tg.tls, Config: tg.config,
 		User: t.r.user, Password: t.r.password, Timeouts: t.a.d.Timeouts,
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) {
-			return t.a.d.Dial(ctx, source, address)
+			c, err := t.a.d.Dial(ctx, source, address)
+			if err == nil {
+				if a, ok := c.LocalAddr().(*net.TCPAddr); ok {
+					local = a.AddrPort().Addr()
+				}
+			}
+			return c, err
 		}}
 	conn, err := smtpc.Dial(ctx, o)
 	f := failureOf(err)
 	if f != nil && (f.Stage == smtpc.StageTLS || f.Stage == smtpc.StageSTARTTLS) {
-		t.session(tg, failureOfTLS(f))
+		t.session(tg, local, failureOfTLS(f))
 		if tg.tls == smtpc.TLSMay && ctx.Err() == nil {
 			o.TLS = smtpc.TLSNever
 			conn, err = smtpc.Dial(ctx, o)
 			f = failureOf(err)
 		}
 	} else if f == nil {
-		t.session(tg, resultOf(conn, tg))
+		t.session(tg, local, resultOf(conn, tg))
 	}
 	if f != nil {
 		return nil, f
@@ -87,23 +95,24 @@ func failureOfTLS(err error) string {
 }
 
 // session counts how the TLS of a session went.
-func (t *trial) session(tg target, result string) {
+func (t *trial) session(tg target, local netip.Addr, result string) {
 	t.a.sessions.WithLabelValues(tg.policy.String(), result).Inc()
 	if tg.plan == nil {
 		return // of a connector: nobody asks for reports
 	}
-	policy := "no-policy-found"
+	n := Session{Policy: "no-policy-found", Result: result, Host: tg.host, Address: tg.addr.Addr(), Source: local}
 	switch tg.policy {
 	case tlspolicy.Encrypted, tlspolicy.DANE:
-		policy = "tlsa"
+		n.Policy, n.Published, n.Hosts = "tlsa", tg.plan.Records(), []string{tg.host}
 	case tlspolicy.PKIX, tlspolicy.Testing:
-		policy = "sts"
+		n.Policy, n.Published, n.Hosts = "sts", tg.sts.Lines(), tg.sts.MX
 	}
-	t.report(policy, result)
+	t.report(n)
 }
 
-func (t *trial) report(policy, result string) {
+func (t *trial) report(n Session) {
 	if t.a.d.Note != nil {
-		t.a.d.Note(t.r.domain, policy, result)
+		n.Domain = t.r.domain
+		t.a.d.Note(n)
 	}
 }

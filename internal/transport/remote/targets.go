@@ -1,7 +1,6 @@
 package remote
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -32,6 +31,7 @@ type target struct {
 	plan   *tlspolicy.Plan // of the host of a domain
 	basis  tlspolicy.Basis
 	policy tlspolicy.Basis // that of the domain, where the message asks for more
+	sts    tlspolicy.STS   // of the domain
 }
 
 // targets goes through the addresses to try, in order, those that lately did
@@ -143,7 +143,7 @@ func (t *trial) exchangers(ctx context.Context, yield func(target) bool) {
 	}
 	sts, err := t.a.d.Policies.For(ctx, domain)
 	if err != nil {
-		t.report("sts", failureOfPolicy(err))
+		t.report(Session{Policy: "sts", Result: failureOfPolicy(err), Published: sts.Lines(), Hosts: sts.MX})
 	}
 	for i, mx := range shuffle(hosts) {
 		if i == maxHosts || ctx.Err() != nil {
@@ -192,7 +192,11 @@ type mxHost struct {
 func (t *trial) offer(ctx context.Context, h mxHost, yield func(target) bool) bool {
 	plan, err := t.a.d.Policies.Host(ctx, h.q)
 	if err != nil {
-		t.report(cmp.Or(map[bool]string{true: "sts"}[h.q.STS.Mode == tlspolicy.ModeEnforce], "tlsa"), "validation-failure")
+		n := Session{Policy: "tlsa", Result: "validation-failure", Host: h.q.MX}
+		if h.q.STS.Mode == tlspolicy.ModeEnforce {
+			n.Policy, n.Published, n.Hosts = "sts", h.q.STS.Lines(), h.q.STS.MX
+		}
+		t.report(n)
 		t.note(deferred(0, "4.7.5", err.Error()).at(h.q.MX).whole())
 		return true
 	}
@@ -206,7 +210,7 @@ func (t *trial) offer(ctx context.Context, h mxHost, yield func(target) bool) bo
 		}
 		plan = plan.Strict()
 	}
-	tg := target{host: h.q.MX, tls: smtpc.TLSMay, config: plan.Config(nil), plan: &plan, basis: plan.Basis, policy: policy}
+	tg := target{host: h.q.MX, tls: smtpc.TLSMay, config: plan.Config(nil), plan: &plan, basis: plan.Basis, policy: policy, sts: h.q.STS}
 	if plan.Must() {
 		tg.tls = smtpc.TLSMust
 	}

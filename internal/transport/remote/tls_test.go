@@ -6,7 +6,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/postern-mail/postern/internal/org"
@@ -76,6 +79,16 @@ func TestPolicy(t *testing.T) {
 		}
 		if r.State != c.state || r.TLS != c.tls || !slices.Equal(w.notes, notes) {
 			t.Errorf("%s: %+v, notes %q", c.name, r, w.notes)
+		}
+		if c.name == "sts wrong name" {
+			want := Session{Domain: "a.test", Policy: "sts", Result: "certificate-host-mismatch", Host: "mx.a.test", Address: netip.MustParseAddr("192.0.2.1"),
+				Published: c.sts.Lines(), Hosts: c.sts.MX, Source: w.session.Source}
+			if !reflect.DeepEqual(w.session, want) || len(want.Published) < 4 {
+				t.Errorf("session %+v, want %+v", w.session, want)
+			}
+		}
+		if c.name == "dane" && (len(w.session.Published) != 1 || !strings.HasPrefix(w.session.Published[0], "3 0 1 ")) {
+			t.Errorf("records %q", w.session.Published)
 		}
 		if c.state == queue.StateDeferred && (r.Status != "4.7.5" || r.Whole == c.strict) {
 			t.Errorf("%s: %+v", c.name, r)

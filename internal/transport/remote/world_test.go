@@ -107,7 +107,9 @@ type world struct {
 	dialed []string
 	from   []netip.Addr
 	notes  []string
-	steps  []string
+	// session is the last one of notes.
+	session Session
+	steps   []string
 }
 
 // newWorld has a domain a.test with the host mx.a.test at 192.0.2.1.
@@ -118,10 +120,11 @@ func newWorld(t *testing.T) *world {
 			addrs: map[string][]string{"mx.a.test": {"192.0.2.1"}}, txt: map[string][]string{}, tlsa: map[string][]dns.TLSA{}, errs: map[string]error{}}}
 	w.deps = Deps{Resolver: w.zone, Hostname: "out.test", Dial: w.dial, Events: w.events, Roots: w.ca.pool(),
 		Policies: policies{tlspolicy.New(tlspolicy.Options{Resolver: w.zone, Roots: w.ca.pool()}), w.sts},
-		Note: func(domain, policy, result string) {
+		Note: func(s Session) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.notes = append(w.notes, domain+" "+policy+" "+result)
+			w.notes = append(w.notes, s.Domain+" "+s.Policy+" "+s.Result)
+			w.session = s
 		}}
 	return w
 }

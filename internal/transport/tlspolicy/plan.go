@@ -127,6 +127,16 @@ func (p Plan) Strict() Plan {
 	return p
 }
 
+// Records are the usable TLSA records of the plan, as a zone file has their
+// data.
+func (p Plan) Records() []string {
+	var out []string
+	for _, r := range p.tlsa {
+		out = append(out, fmt.Sprintf("%d %d %d %x", r.Usage, r.Selector, r.Matching, r.Data))
+	}
+	return out
+}
+
 // Verify tells whether a connection keeps what was promised. For Testing the
 // error is only to be reported.
 func (p Plan) Verify(cs tls.ConnectionState) error {

@@ -45,6 +45,19 @@ func (s STS) Allows(host string) bool {
 	return false
 }
 
+// Lines are the policy as its file has it (RFC 8461 section 3.2), nil where
+// there is none.
+func (s STS) Lines() []string {
+	if s.Mode == "" {
+		return nil
+	}
+	out := []string{"version: " + version, "mode: " + string(s.Mode)}
+	for _, p := range s.MX {
+		out = append(out, "mx: "+p)
+	}
+	return append(out, fmt.Sprintf("max_age: %d", s.MaxAge/time.Second))
+}
+
 const (
 	maxPolicy   = 64 << 10 // bytes of a policy (RFC 8461 section 3.2 asks for a limit)
 	maxPatterns = 500      // mx lines

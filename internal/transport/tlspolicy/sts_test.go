@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -51,6 +52,18 @@ func TestPolicyText(t *testing.T) {
 		if s, err := parsePolicy([]byte(bad)); err == nil {
 			t.Errorf("%.60q: %+v", bad, s)
 		}
+	}
+}
+
+// TestLines: what a policy is said to be is that policy.
+func TestLines(t *testing.T) {
+	want := STS{Mode: ModeTesting, MX: []string{"mx.a.test", "*.b.test"}, MaxAge: time.Hour}
+	got, err := parsePolicy([]byte(strings.Join(want.Lines(), "\n")))
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v from %q", got, err, want.Lines())
+	}
+	if (STS{}).Lines() != nil {
+		t.Error("no policy has lines")
 	}
 }
 
