@@ -97,7 +97,7 @@ func (m *Mover) reports(ctx context.Context, msg queue.Message, rows []queue.Rec
 	}
 	for _, g := range order {
 		r := m.reportOf(ctx, msg, rows, all, told[g], g.kind, g.to)
-		sub, ok := dsn.Build(r)
+		sub, ok := build(r)
 		if !ok {
 			continue
 		}
@@ -108,6 +108,16 @@ func (m *Mover) reports(ctx context.Context, msg queue.Message, rows []queue.Rec
 		out = append(out, d)
 	}
 	return out, nil
+}
+
+// build is dsn.Build with the field that final delivery adds (RFC 5321 section
+// 4.4); the agent for other hosts takes it off.
+func build(r dsn.Report) (mail.Submission, bool) {
+	sub, ok := dsn.Build(r)
+	if ok {
+		sub.Body = append([]byte("Return-Path: <>\r\n"), sub.Body...)
+	}
+	return sub, ok
 }
 
 // allRows are the rows of a message as they will be with those that changes
@@ -242,7 +252,7 @@ func (m *Mover) delayed(ctx context.Context, msg queue.Message, rows []queue.Rec
 	for _, r := range rows {
 		cs = append(cs, queue.RowChange{N: r.N, Code: r.Code, Status: cmp.Or(r.Status, "4.4.7"), Host: r.Host, Text: r.Text})
 	}
-	sub, ok := dsn.Build(m.reportOf(ctx, msg, rows, all, cs, dsn.Delayed, msg.Envelope.From))
+	sub, ok := build(m.reportOf(ctx, msg, rows, all, cs, dsn.Delayed, msg.Envelope.From))
 	if !ok {
 		return nil
 	}

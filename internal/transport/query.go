@@ -202,6 +202,7 @@ func (m *Mover) find(q findQuery) (a findAnswer, err error) {
 		return a, err
 	}
 	a.Cursor = cursor
+	rests := m.resting(rows)
 	known := map[mail.TraceID]queue.Message{}
 	for _, r := range rows {
 		msg, ok := known[r.ID]
@@ -211,9 +212,27 @@ func (m *Mover) find(q findQuery) (a findAnswer, err error) {
 			}
 			known[r.ID] = msg
 		}
+		if at, ok := rests[r.Dest]; ok && r.Server == "" && r.Next.Before(at) {
+			r.Next = at
+		}
 		a.Rows = append(a.Rows, m.row(msg, r))
 	}
 	return a, nil
+}
+
+// resting tells when destinations that failed are tried again, where one of the
+// rows may wait for that.
+func (m *Mover) resting(rows []queue.RecipientRow) map[string]time.Time {
+	if !slices.ContainsFunc(rows, func(r queue.RecipientRow) bool { return !r.State.Finished() && r.Server == "" }) {
+		return nil
+	}
+	out := map[string]time.Time{}
+	for _, d := range m.dispatch.Stats() {
+		if d.Until > 0 && d.Fails > 0 {
+			out[string(d.Dest)] = time.Unix(0, d.Until)
+		}
+	}
+	return out
 }
 
 func (m *Mover) row(msg queue.Message, r queue.RecipientRow) row {
@@ -363,7 +382,7 @@ func (c change) of(r queue.RecipientRow) (queue.RowChange, bool) {
 	case "remove":
 		rc.State, rc.Text = queue.StateRemoved, c.Reason
 		if c.Notify {
-			rc.State, rc.Code, rc.Status = queue.StateReturned, 550, "5.7.0"
+			rc.State, rc.Code, rc.Status = queue.StateReturned, 550, "5.0.0"
 		}
 	}
 	return rc, true
