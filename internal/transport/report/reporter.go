@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,14 +47,15 @@ type Deps struct {
 	// Server tells this server from others that have its host name.
 	Server string
 	// Hostname is who reports: the domain of the sender, which SPF or a DKIM key
-	// should prove (RFC 9990 section 3.5.2).
+	// should prove (RFC 9990 section 3.5.2). A name without a dot is nobody's,
+	// and nothing is counted.
 	Hostname string
 	// Contact is where questions about reports go; empty: postmaster there.
 	Contact string
 	// Version of the program, for the reports.
 	Version  string
 	Dir      string // of the file, which exists
-	FS       fsx.FS // nil: the disk
+	FS       fsx.FS
 	Settings func() settings.Group
 	// Private allows reports by https to addresses that are not public.
 	Private bool
@@ -85,9 +87,6 @@ func New(d Deps) *Reporter {
 	if d.Log == nil {
 		d.Log = slog.New(slog.DiscardHandler)
 	}
-	if d.FS == nil {
-		d.FS = fsx.OS{}
-	}
 	if d.Dial == nil {
 		d.Dial = (&net.Dialer{}).DialContext
 	}
@@ -109,6 +108,9 @@ func New(d Deps) *Reporter {
 	}
 	return r
 }
+
+// wants tells whether reports of a kind are to be sent.
+func (r *Reporter) wants(setting *bool) bool { return *setting && strings.Contains(r.d.Hostname, ".") }
 
 // dayOf is the start of the UTC day of a time.
 func dayOf(t time.Time) time.Time { return t.UTC().Truncate(aDay) }
@@ -222,10 +224,10 @@ func (r *Reporter) send(ctx context.Context) {
 // jobs are the reports of a day. What settings do not want is dropped.
 func (r *Reporter) jobs(t *tally) (out []job) {
 	g := r.d.Settings()
-	if !*g.DMARCReports {
+	if !r.wants(g.DMARCReports) {
 		clear(t.dmarc)
 	}
-	if !*g.TLSReports {
+	if !r.wants(g.TLSReports) {
 		clear(t.tls)
 	}
 	for domain, c := range t.dmarc {

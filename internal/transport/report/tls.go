@@ -44,7 +44,7 @@ const success = "success"
 // NoteTLS counts a session. It does not wait.
 func (r *Reporter) NoteTLS(s Session) {
 	domain, err := mail.NormalizeDomain(s.Domain)
-	if err != nil || strings.HasPrefix(domain, "[") || !*r.d.Settings().TLSReports {
+	if err != nil || strings.HasPrefix(domain, "[") || !r.wants(r.d.Settings().TLSReports) {
 		return // literals publish nothing
 	}
 	if !slices.Contains(policyTypes, s.Policy) {
