@@ -22,6 +22,7 @@ import (
 	"github.com/postern-mail/postern/internal/transport/quarantine"
 	"github.com/postern-mail/postern/internal/transport/queue"
 	"github.com/postern-mail/postern/internal/transport/remote"
+	"github.com/postern-mail/postern/internal/transport/report"
 	"github.com/postern-mail/postern/internal/transport/route"
 	"github.com/postern-mail/postern/internal/transport/safetynet"
 	"github.com/postern-mail/postern/internal/transport/scrub"
@@ -38,12 +39,14 @@ type outside struct {
 	policies *tlspolicy.Policies
 	keys     *keys.Keys
 	agent    *remote.Agent
+	reporter *report.Reporter
 
 	quarantine *quarantine.Quarantine
 }
 
 func (o *outside) run(ctx context.Context, wg *sync.WaitGroup, run func(*sync.WaitGroup, string, func() error)) {
 	run(wg, "connections", func() error { return o.agent.Run(ctx) })
+	run(wg, "reports", func() error { return o.reporter.Run(ctx) })
 	run(wg, "DKIM keys", func() error { return o.keys.Run(ctx) })
 	run(wg, "quarantine", func() error { return o.quarantine.Run(ctx) })
 }
@@ -60,16 +63,20 @@ func (m *Mover) assemble() (err error) {
 	}
 	m.policies = tlspolicy.New(tlspolicy.Options{Resolver: m.resolver, Store: kept, Private: m.cfg.Private})
 	m.keys = keys.New(keys.Deps{Group: d.Group, Book: m.settings, Resolver: m.resolver, Log: m.log, Events: d.Events, Now: m.now})
+	m.reporter = report.New(report.Deps{Resolver: m.resolver.Std(), Submit: m.submitReport, Server: string(m.me), Hostname: m.hostname(), Version: d.Version,
+		Dir: m.cfg.Dir, FS: m.disk(), Settings: m.settings.Group, Private: m.cfg.Private, Now: m.now, Log: m.log})
 	m.agent = remote.New(remote.Deps{Resolver: m.resolver, Policies: m.policies, Hostname: m.hostname(), Sources: m.sources(),
 		Connector: m.settings.Connector, SmartHost: m.smartHost, ClientCertificate: d.ClientCertificate, OpenSecret: d.Group.OpenSecret,
 		Authors: authors, Keys: m.signers, Sealer: m.sealer, Sender: m.senderOf, Port: uint16(m.cfg.RemotePort), Private: m.cfg.Private, Own: m.own,
-		Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+		Note: func(s remote.Session) { m.reporter.NoteTLS(report.Session(s)) },
+		Now:  m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	spam, malware, err := m.scanners()
 	if err != nil {
 		return err
 	}
 	// The name in results is that of the doors, which remove forged ones.
 	m.guard = guard.New(guard.Config{Hostname: d.Hostname, Private: m.cfg.Private}, guard.Deps{Spam: spam, Malware: malware, Returns: m.returns,
+		Note: func(o guard.Observation) { m.reporter.NoteDMARC(report.Observation(o)) },
 		View: d.Group.View, Settings: m.settings, Directory: d.Directory,
 		Usage: d.Store.Usage, Resolver: m.resolver, Broadcast: m.broadcast, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	m.quarantine = quarantine.New(quarantine.Deps{Store: d.Store, Boxes: boxes{d.Directory}, Book: m.settings, Agreed: d.Group, Log: m.log, Now: m.now,
@@ -88,6 +95,15 @@ func (m *Mover) disk() fsx.FS {
 		return m.deps.FS
 	}
 	return fsx.OS{}
+}
+
+// submitReport takes a report to be sent, if there is room for mail.
+func (m *Mover) submitReport(ctx context.Context, s mail.Submission) error {
+	if err := m.queue.Room(); err != nil {
+		return err
+	}
+	_, err := m.take(ctx, s, internal{})
+	return err
 }
 
 // scanners are those that the configuration names, nil for none.
