@@ -439,20 +439,21 @@ func (d *Dispatcher) overdue(ctx context.Context, j schedule.Job) {
 		return
 	}
 	next, over, err := d.d.Door.Overdue(ctx, m, rows)
-	switch {
-	case err != nil:
+	if err != nil {
 		d.d.Log.Warn("overdue message", "trace", j.ID, "err", err)
-		j.Notice = d.d.Now().Add(time.Minute).UnixNano()
-		if j.Expires != 0 {
-			j.Expires = max(j.Expires, j.Notice)
-		}
-	case over:
+		next = d.d.Now().Add(time.Minute)
+	}
+	switch {
+	case over && err == nil:
 		d.done(j, schedule.Outcome{Result: schedule.Gone})
 		return
 	case next.IsZero():
 		j.Notice = 0
-	default:
+	default: // not before, also where it is over age already
 		j.Notice = next.UnixNano()
+		if j.Expires != 0 {
+			j.Expires = max(j.Expires, j.Notice)
+		}
 	}
 	d.done(j, schedule.Outcome{Result: schedule.Back})
 }
