@@ -112,4 +112,46 @@ func testSigns(t *testing.T, w *world) {
 			t.Errorf("signature of %s: %v", v.Domain, v.Err)
 		}
 	}
+	w.forwards(t)
+}
+
+// forwards passes a stranger's mail on to Postfix, once there is a key: it is
+// sealed, leaves for a sender whose bounces come back, and they do.
+func (w *world) forwards(t *testing.T) {
+	const from, here, there = "writer@writes.test", "moved@signed.test", "elsewhere@postfix.test"
+	w.dns.add(t, "writes.test. 60 IN MX 10 mx.postfix.test.")
+	w.dns.text("writes.test", "v=spf1 ip4:"+goodIP+" -all")
+	w.policy.say(from, "450 4.2.1 on holiday")
+	file := w.rsaKey(t, "writes.test", "w1")
+	w.host.Do("mailbox", "create", here, "--database", "DB01", "--password", password)
+	w.host.Do("mailbox", "set", here, "--forward", there)
+	signed, err := w.python(t, "dkimsign", letter(from, here, "forwarded"), "w1", "writes.test", file)
+	rig.Must(t, err)
+	rig.Must(t, w.bring(stranger(t, w.host.SMTP(), goodIP), from, []byte(signed), nil, nil, here))
+	got := w.postfix.only(t, there)
+	if !strings.HasSuffix(got, unix([]byte(signed))) {
+		t.Errorf("what arrived is not what was sent:\n%s", got)
+	}
+	arrived := []byte(strings.ReplaceAll(got, "\n", "\r\n"))
+	if out, err := w.python(t, "arcverify", arrived); err != nil || !strings.Contains(out, "cv=b'pass'") {
+		t.Errorf("the seal: %s %v\n%s", out, err, got)
+	}
+	if out, err := w.python(t, "dkimverify", arrived); err != nil || !strings.Contains(out, "signature ok") {
+		t.Errorf("the author's signature: %s %v", out, err)
+	}
+	_, facts := w.policy.times(there)
+	srs := facts["sender"]
+	if !strings.HasPrefix(srs, "SRS0=") || !strings.HasSuffix(srs, "@signed.test") {
+		t.Errorf("the sender is %q", srs)
+	}
+	for i, c := range []struct {
+		to string
+		ok bool
+	}{{srs, true}, {strings.Replace(srs, "writes.test", "forged.test", 1), false}} {
+		err := w.bring(stranger(t, w.host.SMTP(), fmt.Sprintf("198.51.100.%d", 80+i)), "", letter("postmaster@postfix.test", c.to, "returned"), nil, nil, c.to)
+		if c.ok != (err == nil) {
+			t.Errorf("a bounce to %s: %v", c.to, err)
+		}
+	}
+	w.state(t, from, "deferred") // it found the way
 }

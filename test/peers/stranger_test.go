@@ -151,6 +151,41 @@ func testSealed(t *testing.T, w *world) {
 	}
 }
 
+// testTenants has a connector from a cloud, whose networks are those of all its
+// tenants: only who signs for the organization relays.
+func testTenants(t *testing.T, w *world) {
+	const to, subject = "outside@postfix.test", "from our tenant"
+	w.host.Do("organization", "create", "tenant")
+	w.host.Do("domain", "add", "tenant.test", "--organization", "tenant")
+	w.host.Do("connector", "create", "tenant", "cloud", "--kind", "google", "--direction", "in", "--networks", "198.51.100.160/28")
+	file := w.rsaKey(t, "tenant.test", "t1")
+	other := w.rsaKey(t, "neighbour.test", "n1")
+	w.domain(t, "neighbour.test", "v=spf1 ip4:198.51.100.160/28 -all", "")
+	signed := func(from, domain, selector, key string) []byte {
+		out, err := w.python(t, "dkimsign", letter(from, to, subject), selector, domain, key)
+		rig.Must(t, err)
+		return []byte(out)
+	}
+	ours := signed("boss@tenant.test", "tenant.test", "t1", file)
+	for name, c := range map[string]struct {
+		ip, from string
+		raw      []byte
+	}{
+		"no signature":                   {"198.51.100.161", "boss@tenant.test", letter("boss@tenant.test", to, subject)},
+		"a neighbour's signature":        {"198.51.100.162", "boss@tenant.test", signed("boss@tenant.test", "neighbour.test", "n1", other)},
+		"a neighbour":                    {"198.51.100.163", "boss@neighbour.test", signed("boss@neighbour.test", "neighbour.test", "n1", other)},
+		"signed, but another network":    {"203.0.113.161", "boss@tenant.test", ours},
+		"signed, for nobody":             {"198.51.100.164", "", ours},
+		"another organization's address": {"198.51.100.165", ann, letter(ann, to, subject)},
+	} {
+		refused(t, name, w.bring(stranger(t, w.host.SMTP(), c.ip), c.from, c.raw, nil, nil, to), 550, "5.7.1")
+	}
+	rig.Must(t, w.bring(stranger(t, w.host.SMTP(), "198.51.100.170"), "boss@tenant.test", ours, nil, nil, to))
+	if got := w.postfix.only(t, to); !strings.HasSuffix(got, unix(ours)) {
+		t.Errorf("what arrived is not what was sent:\n%s", got)
+	}
+}
+
 // aside waits for a message in quarantine, for a reason.
 func (w *world) aside(t *testing.T, subject, why string) {
 	t.Helper()

@@ -105,6 +105,7 @@ func TestPeers(t *testing.T) {
 			"signs":                testSigns,
 			"judges strangers":     testStrangers,
 			"believes a sealer":    testSealed,
+			"proves tenants":       testTenants,
 			"relays for nobody":    testOpenRelay,
 			"takes mail of users":  testSubmission,
 			"takes many commands":  testPipelining,
