@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/message"
 	"github.com/postern-mail/postern/internal/mail"
 )
 
@@ -98,9 +99,12 @@ func (c *conn) origin() mail.Origin {
 	return o
 }
 
-// judge refuses messages for what stands in their header.
+// judge refuses messages for what stands in their header. One that is longer
+// than it is read for could hide what has to be seen or taken out.
 func (c *conn) judge(s survey) reply {
 	switch {
+	case s.Cut:
+		return reply{code: 552, status: "5.3.4", text: "Header is too large"}
 	case s.received >= c.srv.cfg.MaxReceived:
 		return reply{code: 554, status: "5.4.6", text: "Message has been through too many servers, this is a loop"}
 	case len(s.from) > 1 || s.oddFrom:
@@ -146,7 +150,7 @@ func (c *conn) dress(s survey, front []byte, now time.Time) []byte {
 	lines := append(c.traceLines(make([]byte, 0, 1024+len(front)), now), front...)
 	if c.account != nil {
 		spans = append(slices.Clone(spans), s.blind...)
-		slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+		slices.SortFunc(spans, func(a, b message.Span) int { return cmp.Compare(a.Start, b.Start) })
 		lines = c.complete(lines, s, now)
 	}
 	start := remove(b.buf, headroom, spans)

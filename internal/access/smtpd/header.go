@@ -1,119 +1,49 @@
 package smtpd
 
 import (
-	"bytes"
-	"iter"
 	"strings"
+
+	"github.com/postern-mail/postern/internal/base/message"
 )
 
-// field is one header field with its line end and continuation lines.
-type field struct {
-	name       string // as written, blanks before the colon removed
-	start, end int    // bytes in the message
-	colon      int    // offset of the colon
-	odd        bool   // blanks stood between name and colon (RFC 5322 section 4.5)
-}
-
-// value returns the unfolded value.
-func (f field) value(msg []byte) string {
-	return strings.TrimSpace(strings.ReplaceAll(string(msg[f.colon+1:f.end]), "\r\n", ""))
-}
-
-// fields yields the header of a message. It ends at the empty line or at the
-// first line that is no field, as mail readers do; junk tells which.
-func fields(msg []byte, junk *bool) iter.Seq[field] {
-	return func(yield func(field) bool) {
-		for at := 0; at < len(msg); {
-			if bytes.HasPrefix(msg[at:], []byte("\r\n")) {
-				return
-			}
-			f, good := nextField(msg, at)
-			if !good {
-				*junk = true
-				return
-			}
-			at = f.end
-			if !yield(f) {
-				return
-			}
-		}
-	}
-}
-
-// nextField reads the field that starts at a line start.
-func nextField(msg []byte, at int) (f field, good bool) {
-	f = field{start: at, end: lineEnd(msg, at)}
-	colon := bytes.IndexByte(msg[at:f.end], ':')
-	if colon < 1 {
-		return f, false
-	}
-	name := msg[at : at+colon]
-	bare := bytes.TrimRight(name, " \t")
-	for _, c := range bare {
-		if c <= ' ' || c >= 0x7f {
-			return f, false
-		}
-	}
-	if len(bare) == 0 {
-		return f, false
-	}
-	f.odd = len(bare) < len(name)
-	f.name = string(bare)
-	f.colon = at + colon
-	for f.end < len(msg) && (msg[f.end] == ' ' || msg[f.end] == '\t') {
-		f.end = lineEnd(msg, f.end)
-	}
-	return f, true
-}
-
-// lineEnd is the offset behind the line that starts at at.
-func lineEnd(msg []byte, at int) int {
-	if i := bytes.IndexByte(msg[at:], '\n'); i >= 0 {
-		return at + i + 1
-	}
-	return len(msg)
-}
-
-// span is a range of bytes.
-type span struct{ start, end int }
-
-// survey is what the doors need to know of a header.
+// survey is what the doors need to know of a header: less than message.Survey,
+// so that a message costs few allocations here.
 type survey struct {
+	message.Ending
 	received  int
 	from      []string // values of From fields
 	oddFrom   bool     // a From with blanks before the colon
 	sender    []string
 	messageID bool
 	date      bool
-	junk      bool   // the header ended at a line that is no field
-	forged    []span // Return-Path, and Authentication-Results in our name
-	blind     []span // Bcc and Resent-Bcc
+	forged    []message.Span // Return-Path, and Authentication-Results in our name
+	blind     []message.Span // Bcc and Resent-Bcc
 }
 
 // look reads the header once.
 func look(msg []byte, hostname string) survey {
 	var s survey
-	for f := range fields(msg, &s.junk) {
-		switch strings.ToLower(f.name) {
+	for f := range message.Fields(msg, &s.Ending) {
+		switch strings.ToLower(f.Name) {
 		case "received":
 			s.received++
 		case "from":
-			s.from = append(s.from, f.value(msg))
-			s.oddFrom = s.oddFrom || f.odd
+			s.from = append(s.from, f.Value(msg))
+			s.oddFrom = s.oddFrom || f.Odd
 		case "sender":
-			s.sender = append(s.sender, f.value(msg))
+			s.sender = append(s.sender, f.Value(msg))
 		case "message-id":
-			s.messageID = s.messageID || f.value(msg) != ""
+			s.messageID = s.messageID || f.Value(msg) != ""
 		case "date":
 			s.date = true
 		case "return-path":
-			s.forged = append(s.forged, span{f.start, f.end})
+			s.forged = append(s.forged, message.Span{Start: f.Start, End: f.End})
 		case "authentication-results":
-			if inOurName(f.value(msg), hostname) {
-				s.forged = append(s.forged, span{f.start, f.end})
+			if inOurName(f.Value(msg), hostname) {
+				s.forged = append(s.forged, message.Span{Start: f.Start, End: f.End})
 			}
 		case "bcc", "resent-bcc":
-			s.blind = append(s.blind, span{f.start, f.end})
+			s.blind = append(s.blind, message.Span{Start: f.Start, End: f.End})
 		}
 	}
 	return s
@@ -154,17 +84,17 @@ func skipComments(s string) string {
 // remove takes spans (in order, not overlapping) out of buf[from:] by moving
 // what stands before them to the right, and returns where the message now
 // begins. One pass; what is behind the header stays where it is.
-func remove(buf []byte, from int, spans []span) int {
+func remove(buf []byte, from int, spans []message.Span) int {
 	if len(spans) == 0 {
 		return from
 	}
-	to := from + spans[len(spans)-1].end
+	to := from + spans[len(spans)-1].End
 	for i := len(spans) - 1; i >= 0; i-- {
 		start := from
 		if i > 0 {
-			start = from + spans[i-1].end
+			start = from + spans[i-1].End
 		}
-		keep := buf[start : from+spans[i].start]
+		keep := buf[start : from+spans[i].Start]
 		to -= len(keep)
 		copy(buf[to:], keep)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/message"
 	"github.com/postern-mail/postern/internal/mail"
 )
 
@@ -232,12 +233,11 @@ func wholeLines(b []byte) bool {
 	if r.flaws != 0 || r.state != atStart {
 		return false
 	}
-	for at := 0; at < len(b); {
-		f, good := nextField(b, at) // the empty line is none
-		if !good || f.odd {
+	var end message.Ending
+	for f := range message.Fields(b, &end) {
+		if f.Odd {
 			return false
 		}
-		at = f.end
 	}
-	return true
+	return !end.Empty && !end.Junk && !end.Cut
 }

@@ -14,7 +14,7 @@ const maxFrom = 20
 // might end at different places is refused, so nothing can hide in it.
 func (c *conn) judgeSubmitted(s survey) reply {
 	switch {
-	case s.junk:
+	case s.Junk:
 		return reply{code: 550, status: "5.6.0", text: "Header has a line that is no header field"}
 	case len(s.from) != 1:
 		return reply{code: 550, status: "5.6.0", text: "Message needs one From"}
