@@ -264,3 +264,45 @@ func TestRun(t *testing.T) {
 		}
 	})
 }
+
+// A key that was made is looked at soon, and signs after the time that is set.
+func TestRunSoonAfterCreate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.d.Now = time.Now
+		var g settings.Group
+		var x settings.Txn
+		if err := g.Set("dkim_wait", "5m"); err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Put(settings.GroupKey, 0, g); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Commit(t.Context(), x.Txn); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		time.Sleep(90 * time.Minute)
+		made, err := w.Create(t.Context(), "a.example", "s1", Ed25519)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.publish(made...)
+		for _, c := range []struct {
+			wait time.Duration
+			want int
+		}{{4 * time.Minute, 0}, {9 * time.Minute, 1}} {
+			time.Sleep(c.wait)
+			synctest.Wait()
+			if n := len(w.Signers("a.example")); n != c.want {
+				t.Errorf("%d keys sign after %s, want %d", n, c.wait, c.want)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
