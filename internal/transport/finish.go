@@ -103,7 +103,9 @@ func (m *Mover) reports(ctx context.Context, msg queue.Message, rows []queue.Rec
 		}
 		d := due{kind: g.kind, sub: sub}
 		for _, c := range told[g] {
-			d.rows = append(d.rows, c.N)
+			if dsn.Wanted(g.kind, rowOf(rows, c).Notify) {
+				d.rows = append(d.rows, c.N)
+			}
 		}
 		out = append(out, d)
 	}
