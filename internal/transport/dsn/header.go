@@ -1,96 +1,48 @@
 package dsn
 
 import (
-	"bytes"
 	"mime"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/postern-mail/postern/internal/base/message"
 )
 
 // header is the header of the parent, cut at its end and at maxHeader.
-type header []byte
+type header struct {
+	raw []byte
+	message.Survey
+}
 
-// headerOf takes whole fields only; a line that is longer than the limit leaves
+// headerOf takes whole fields only; a field that is longer than the limit leaves
 // nothing.
 func headerOf(p Parent) header {
 	h := p.Header
 	if len(h) == 0 {
 		h = p.Full
 	}
-	cut := len(h) > maxHeader
-	if cut {
-		h = h[:maxHeader]
-	}
-	at, whole := 0, 0 // of the line, of the last field that is whole
-	for at < len(h) {
-		end := bytes.IndexByte(h[at:], '\n') + 1
-		if end == 0 {
+	whole := 0 // the end of the last field that is taken
+	var end message.Ending
+	for f := range message.Fields(h, &end) {
+		if f.End > maxHeader {
 			break
 		}
-		line := bytes.TrimRight(h[at:at+end], "\r\n")
-		if len(line) == 0 {
-			return header(h[:at])
-		}
-		if line[0] != ' ' && line[0] != '\t' {
-			whole = at
-		}
-		at += end
+		whole = f.End
 	}
-	if cut {
-		return header(h[:whole])
-	}
-	return header(h)
-}
-
-// first gives the value of the first field of that name, unfolded.
-func (h header) first(name string) string {
-	rest := []byte(h)
-	for len(rest) > 0 {
-		line := rest
-		for end := 0; ; { // to the end of the field
-			n := bytes.IndexByte(rest[end:], '\n')
-			if n < 0 {
-				rest = nil
-				break
-			}
-			end += n + 1
-			if end == len(rest) || rest[end] != ' ' && rest[end] != '\t' {
-				line, rest = rest[:end], rest[end:]
-				break
-			}
-		}
-		k, v, ok := bytes.Cut(line, []byte(":"))
-		if ok && strings.EqualFold(string(bytes.TrimRight(k, " \t")), name) {
-			return strings.TrimSpace(strings.NewReplacer("\r", "", "\n", "").Replace(string(v)))
-		}
-	}
-	return ""
+	return header{h[:whole], message.Look(h[:whole])}
 }
 
 // notification tells whether the parent is itself a report of delivery, by its
 // type (RFC 6522), whoever it says it is from.
 func (h header) notification() bool {
-	v := strings.ToLower(h.first("Content-Type"))
+	v := strings.ToLower(h.ContentType)
 	return strings.HasPrefix(v, "multipart/report") && strings.Contains(v, "delivery-status")
-}
-
-// automatic tells whether a machine sent it (RFC 3834 section 5, and what lists
-// wrote before).
-func (h header) automatic() bool {
-	if v := h.first("Auto-Submitted"); v != "" && !strings.EqualFold(v, "no") {
-		return true
-	}
-	switch strings.ToLower(h.first("Precedence")) {
-	case "bulk", "list", "junk":
-		return true
-	}
-	return false
 }
 
 // messageID is the Message-ID, empty where it is not one that could be written
 // into another field.
 func (h header) messageID() string {
-	v := h.first("Message-ID")
+	v := h.MessageID
 	if len(v) < 5 || len(v) > 250 || v[0] != '<' || v[len(v)-1] != '>' || strings.Count(v, "@") != 1 {
 		return ""
 	}
@@ -112,7 +64,7 @@ func dotAtom(s string) bool {
 
 // subject is the subject for people.
 func (h header) subject() string {
-	v := h.first("Subject")
+	v := h.Subject
 	if len(v) > 4*maxSubject {
 		v = v[:4*maxSubject]
 	}

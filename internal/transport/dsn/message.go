@@ -39,7 +39,7 @@ type part struct {
 // beyondASCII tells whether an internationalized notification says more than
 // one that is not.
 func (b *builder) beyondASCII() bool {
-	if !isASCII(string(b.header)) {
+	if !isASCII(string(b.header.raw)) {
 		return true
 	}
 	for _, c := range b.rows {
@@ -210,18 +210,18 @@ func (b *builder) original() (p part, eightBit bool) {
 		switch {
 		case ok && !eight:
 			return part{"Content-Type: message/rfc822\r\n", full}, false
-		case ok && isASCII(string(b.header)):
+		case ok && isASCII(string(b.header.raw)):
 			return part{"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: 8bit\r\n", full}, true
 		case ok && b.utf8 && utf8.Valid(full):
 			return part{"Content-Type: message/global\r\nContent-Transfer-Encoding: 8bit\r\n", full}, true
 		}
 	}
-	ok, eight := plain(b.header)
+	ok, eight := plain(b.header.raw)
 	switch {
 	case ok && !eight:
-		return part{"Content-Type: text/rfc822-headers\r\n", b.header}, false
-	case ok && b.utf8 && utf8.Valid(b.header):
-		return part{"Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit\r\n", b.header}, true
+		return part{"Content-Type: text/rfc822-headers\r\n", b.header.raw}, false
+	case ok && b.utf8 && utf8.Valid(b.header.raw):
+		return part{"Content-Type: message/global-headers\r\nContent-Transfer-Encoding: 8bit\r\n", b.header.raw}, true
 	}
-	return part{"Content-Type: text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable\r\n", quoted(b.header)}, false
+	return part{"Content-Type: text/rfc822-headers\r\nContent-Transfer-Encoding: quoted-printable\r\n", quoted(b.header.raw)}, false
 }

@@ -113,7 +113,7 @@ func (r *Report) wanted(h header) []Recipient {
 			continue
 		}
 		// A machine that did not ask does not care for delays.
-		if r.Kind == Delayed && h.automatic() && !asked(Delayed, c.Notify) {
+		if r.Kind == Delayed && h.Automatic && !asked(Delayed, c.Notify) {
 			continue
 		}
 		if out = append(out, c); len(out) == maxRecipients {
