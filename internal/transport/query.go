@@ -7,6 +7,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/queue"
@@ -172,6 +173,9 @@ type asked[A any] struct {
 	Err    error
 }
 
+// unheardWait is how long a server is asked that is not heard at present.
+const unheardWait = time.Second
+
 // askAll asks all servers at once, or only one.
 func askAll[Q, A any](ctx context.Context, m *Mover, only org.ServerName, method string, q Q) ([]asked[A], error) {
 	servers := m.servers()
@@ -181,10 +185,20 @@ func askAll[Q, A any](ctx context.Context, m *Mover, only org.ServerName, method
 		}
 		servers = []org.ServerName{only}
 	}
+	heard := map[org.ServerName]bool{m.me: true}
+	for _, p := range m.deps.Group.Peers() {
+		heard[p.Server] = p.State == cluster.PeerUp
+	}
 	out := make([]asked[A], len(servers))
 	done := make(chan struct{}, len(servers))
 	for i, s := range servers {
 		go func() {
+			ctx := ctx
+			if !heard[s] {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, unheardWait)
+				defer cancel()
+			}
 			a, err := ask[Q, A](ctx, m, s, method, q)
 			out[i] = asked[A]{s, a, err}
 			done <- struct{}{}
