@@ -5,12 +5,7 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/internal/base/kind"
-)
-
-// What a header may have at most.
-const (
-	maxHeader = 1 << 20
-	maxLines  = 20000
+	header "github.com/postern-mail/postern/internal/base/message"
 )
 
 // field is one header field: its bytes with line end and continuation lines,
@@ -33,60 +28,26 @@ type message struct {
 	hashes [forms][]byte // hash of the body for each form, once asked for
 }
 
-// read indexes the header of a message. A line that is no field before the
-// empty line is refused: readers do not agree where such a header ends, so a
-// signature over it proves nothing.
+// read indexes the header of a message. A header that does not end at an empty
+// line of CRLF or the end of the message is refused: readers do not agree where
+// it ends, so a signature over it proves nothing.
 func read(msg []byte) (*message, error) {
 	m := &message{named: map[string][]int{}}
-	lines := 0
-	for at := 0; at < len(msg); {
-		if bytes.HasPrefix(msg[at:], []byte("\r\n")) {
-			m.body = msg[at+2:]
-			break
-		}
-		end := lineEnd(msg, at)
-		for lines++; end < len(msg) && (msg[end] == ' ' || msg[end] == '\t'); lines++ {
-			if lines > maxLines || end > maxHeader {
-				break
-			}
-			end = lineEnd(msg, end)
-		}
-		if lines > maxLines || end > maxHeader {
-			return nil, kind.Errorf(kind.Invalid, "header: more than %d lines or %d bytes", maxLines, maxHeader)
-		}
-		f, ok := newField(msg[at:end])
-		if !ok {
-			return nil, kind.Errorf(kind.Invalid, "header: line %d is no field", lines)
-		}
-		m.named[f.name] = append(m.named[f.name], len(m.fields))
-		m.fields = append(m.fields, f)
-		at = end
+	var end header.Ending
+	for f := range header.Fields(msg, &end) {
+		name := strings.ToLower(f.Name)
+		m.named[name] = append(m.named[name], len(m.fields))
+		m.fields = append(m.fields, field{name, msg[f.Start:f.End], f.Colon - f.Start})
+	}
+	switch {
+	case end.Cut:
+		return nil, kind.Errorf(kind.Invalid, "header: more than %d lines or %d bytes", header.MaxHeaderLines, header.MaxHeader)
+	case end.Junk, end.Empty && !bytes.HasSuffix(msg[:end.At], []byte("\r\n")):
+		return nil, kind.Errorf(kind.Invalid, "header: what follows field %d is no field", len(m.fields))
+	case end.Empty:
+		m.body = msg[end.At:]
 	}
 	return m, nil
-}
-
-// newField splits the bytes of a field (RFC 5322 section 2.2, with the blanks
-// before the colon of section 4.5).
-func newField(raw []byte) (field, bool) {
-	colon := bytes.IndexByte(raw, ':')
-	if colon < 1 {
-		return field{}, false
-	}
-	name := bytes.TrimRight(raw[:colon], " \t")
-	for _, c := range name {
-		if c <= ' ' || c >= 0x7f {
-			return field{}, false
-		}
-	}
-	return field{strings.ToLower(string(name)), raw, colon}, len(name) > 0
-}
-
-// lineEnd is the offset behind the line that starts at at.
-func lineEnd(msg []byte, at int) int {
-	if i := bytes.IndexByte(msg[at:], '\n'); i >= 0 {
-		return at + i + 1
-	}
-	return len(msg)
 }
 
 // picker takes fields from the bottom up, each once, as h= names them (RFC

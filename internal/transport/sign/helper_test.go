@@ -151,7 +151,7 @@ func craft(t testing.TB, msg []byte, k Key, tags string) []byte {
 	if _, ok := list.get("bh"); !ok {
 		raw += "; bh=" + base64.StdEncoding.EncodeToString(m.bodyHash(s.bodyAs))
 	}
-	s.field, _ = newField([]byte(raw + "; b="))
+	s.field = field{"dkim-signature", []byte(raw + "; b="), len("DKIM-Signature")}
 	sig, err := k.sign(s.digest(m))
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	header "github.com/postern-mail/postern/internal/base/message"
 )
 
 // longest is how long anything hostile may take on a slow and busy machine;
@@ -17,7 +19,7 @@ const longest = 5 * time.Second
 // hostile are messages made to cost as much as they can, with keys that exist.
 func hostile(t testing.TB) map[string][]byte {
 	k := twoKeys()[1]
-	many := strings.Repeat("a:b\r\n", maxLines-300)
+	many := strings.Repeat("a:b\r\n", header.MaxHeaderLines-300)
 	names := strings.Replace(base, "to:subject", strings.Repeat("a:", 90)+"b", 1)
 	arc := func(n int, field string) string {
 		var s strings.Builder
@@ -32,13 +34,13 @@ func hostile(t testing.TB) map[string][]byte {
 	msgs := map[string][]byte{
 		"lines":          append([]byte(many), letter...),
 		"lines and arc":  append([]byte(arc(maxSets, set)+many), letter...),
-		"seals":          append([]byte(strings.Repeat("ARC-Seal: i=1\r\n", maxLines-300)), letter...),
-		"one field":      append([]byte("A: "+strings.Repeat("x ", maxHeader/2-1000)+"\r\n"), letter...),
-		"long tags":      append([]byte("DKIM-Signature: "+strings.Repeat("v=1;", maxHeader/4-1000)+"\r\n"), letter...),
-		"long b":         append([]byte("DKIM-Signature: "+base+"; bh=AAAA; b="+strings.Repeat("A", maxHeader-2000)+"\r\n"), letter...),
-		"long h":         append([]byte("DKIM-Signature: v=1; h="+strings.Repeat("a:", maxHeader/2-1000)+"\r\n"), letter...),
-		"blanks in b":    append([]byte("DKIM-Signature: "+base+"; bh=AAAA; b="+strings.Repeat(" ", maxHeader-2000)+"\r\n"), letter...),
-		"folds":          append([]byte("DKIM-Signature: v=1"+strings.Repeat("\r\n ;", maxLines-300)+"\r\n"), letter...),
+		"seals":          append([]byte(strings.Repeat("ARC-Seal: i=1\r\n", header.MaxHeaderLines-300)), letter...),
+		"one field":      append([]byte("A: "+strings.Repeat("x ", header.MaxHeader/2-1000)+"\r\n"), letter...),
+		"long tags":      append([]byte("DKIM-Signature: "+strings.Repeat("v=1;", header.MaxHeader/4-1000)+"\r\n"), letter...),
+		"long b":         append([]byte("DKIM-Signature: "+base+"; bh=AAAA; b="+strings.Repeat("A", header.MaxHeader-2000)+"\r\n"), letter...),
+		"long h":         append([]byte("DKIM-Signature: v=1; h="+strings.Repeat("a:", header.MaxHeader/2-1000)+"\r\n"), letter...),
+		"blanks in b":    append([]byte("DKIM-Signature: "+base+"; bh=AAAA; b="+strings.Repeat(" ", header.MaxHeader-2000)+"\r\n"), letter...),
+		"folds":          append([]byte("DKIM-Signature: v=1"+strings.Repeat("\r\n ;", header.MaxHeaderLines-300)+"\r\n"), letter...),
 		"no end":         []byte(strings.Repeat("a", 8<<20)),
 		"no end of line": []byte("A:" + strings.Repeat("a", 8<<20)),
 		"colons":         []byte(strings.Repeat(":", 8<<20)),

@@ -12,6 +12,7 @@ import (
 	"github.com/emersion/go-msgauth/dkim"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	header "github.com/postern-mail/postern/internal/base/message"
 )
 
 func sum(s string) []byte { h := sha256.Sum256([]byte(s)); return h[:] }
@@ -109,8 +110,8 @@ func TestSignRefuses(t *testing.T) {
 		"no header":      {"\nhi\n", []Key{good}},
 		"no field":       {"From: x@example.org\nhello\n\nhi\n", []Key{good}},
 		"long header":    {"From: x@example.org\n" + strings.Repeat("A: "+strings.Repeat("x", 900)+"\n", 1200) + "\nhi\n", []Key{good}},
-		"many lines":     {"From: x@example.org\n" + strings.Repeat("A:\n", maxLines) + "\nhi\n", []Key{good}},
-		"many folds":     {"From: x@example.org\nA: x\n" + strings.Repeat(" x\n", maxLines) + "\nhi\n", []Key{good}},
+		"many lines":     {"From: x@example.org\n" + strings.Repeat("A:\n", header.MaxHeaderLines) + "\nhi\n", []Key{good}},
+		"many folds":     {"From: x@example.org\nA: x\n" + strings.Repeat(" x\n", header.MaxHeaderLines) + "\nhi\n", []Key{good}},
 		"many names":     {"From: x@example.org\n" + strings.Repeat("To: y\n", 100) + "\nhi\n", []Key{good}},
 		"small key":      {"From: x@example.org\n\nhi\n", []Key{small}},
 		"no signer":      {"From: x@example.org\n\nhi\n", []Key{{"example.org", "s", nil}}},
