@@ -170,6 +170,7 @@ func (m *Mover) Run(ctx context.Context) error {
 	defer quiet()
 	var told sync.WaitGroup
 	run(&told, "shadow", func() error { return m.shadow.Run(telling) })
+	m.followSettings(ctx) // before the first attempt: what is suspended stays so
 	inner, end := context.WithCancel(ctx)
 	defer end()
 	run(&upper, "dispatch", func() error { return m.dispatch.Run(inner, m.cfg.Drain.Std()) })
