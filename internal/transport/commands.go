@@ -25,6 +25,7 @@ func Commands(m *Mover) []command.Command {
 	all = append(all, queueCommands(m)...)
 	all = append(all, messageCommands(m)...)
 	all = append(all, safetyNetCommands(m)...)
+	all = append(all, reportCommands(m)...)
 	return append(all, manageCommands(m)...)
 }
 

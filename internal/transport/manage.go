@@ -7,10 +7,12 @@ import (
 	"net/netip"
 
 	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/keys"
 	"github.com/postern-mail/postern/internal/transport/manage"
 	"github.com/postern-mail/postern/internal/transport/remote"
+	"github.com/postern-mail/postern/internal/transport/report/inbox"
 	"github.com/postern-mail/postern/internal/transport/settings"
 )
 
@@ -27,6 +29,17 @@ func manageCommands(m *Mover) []command.Command {
 		SealPassword: func(o org.OrganizationID, name, password string) ([]byte, error) {
 			return m.deps.Group.SealSecret(remote.SecretPurpose(o, name), []byte(password))
 		}})
+}
+
+// reportCommands are the commands that show what others report.
+func reportCommands(m *Mover) []command.Command {
+	if m == nil {
+		return inbox.Commands(inbox.Deps{})
+	}
+	return inbox.Commands(inbox.Deps{Store: m.deps.Store, Now: m.now, Mailbox: func(a mail.Address) (org.MailboxRef, org.OrganizationID, bool) {
+		r, ok := m.deps.Directory.ByAddress(a)
+		return r.Ref(), r.Organization, ok && r.IsMailbox() && r.Deleted == nil
+	}})
 }
 
 // SettingsMarkdown lists what commands of the group can set, for docs/settings.md.
