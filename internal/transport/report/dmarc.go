@@ -34,7 +34,7 @@ type Observation struct {
 // NoteDMARC counts a message for the reports of the domains whose policies
 // applied, if they ask for some. It does not wait.
 func (r *Reporter) NoteDMARC(o Observation) {
-	if !r.wants(r.d.Settings().DMARCReports) {
+	if !o.Remote.IsValid() || !r.wants(r.d.Settings().DMARCReports) {
 		return
 	}
 	for _, d := range append([]authn.DMARC{o.Results.DMARC}, o.Results.Others...) {

@@ -124,8 +124,8 @@ func (r *Reporter) Run(ctx context.Context) error {
 	for {
 		now := r.d.Now()
 		r.rotate(now)
-		if len(r.done) > 0 && r.due(now) && now.Sub(tried) >= retryEvery {
-			r.send(ctx)
+		if slices.ContainsFunc(r.done, func(t *tally) bool { return r.due(t, now) }) && now.Sub(tried) >= retryEvery {
+			r.send(ctx, now)
 			tried, saved = r.d.Now(), time.Time{}
 		}
 		if r.changed() && now.Sub(saved) >= saveEvery {
@@ -161,12 +161,12 @@ func (r *Reporter) rotate(now time.Time) {
 	})
 }
 
-// due tells whether the oldest day may be reported: each server of the world
-// has its own moment after midnight.
-func (r *Reporter) due(now time.Time) bool {
+// due tells whether a day may be reported: each server of the world has its own
+// moment after midnight.
+func (r *Reporter) due(t *tally, now time.Time) bool {
 	h := sha256.Sum256([]byte(r.d.Server + "\x00" + r.d.Hostname))
 	wait := time.Duration(binary.BigEndian.Uint64(h[:8]) % uint64(spread))
-	return !now.Before(r.done[0].day.Add(aDay + wait))
+	return !now.Before(t.day.Add(aDay + wait))
 }
 
 func (r *Reporter) changed() bool {
@@ -183,10 +183,12 @@ type job struct {
 	forget func()
 }
 
-// send sends what days that are over have to say. What cannot be sent now
-// stays.
-func (r *Reporter) send(ctx context.Context) {
+// send sends what days that are due have to say. What cannot be sent now stays.
+func (r *Reporter) send(ctx context.Context, now time.Time) {
 	for _, t := range r.done {
+		if !r.due(t, now) {
+			continue
+		}
 		jobs := r.jobs(t)
 		var mu sync.Mutex // guards the numbers and t
 		sent, later := 0, 0

@@ -138,7 +138,7 @@ func TestQueueFull(t *testing.T) {
 		t.Fatalf("%d sent, %d days wait", len(all), len(w.r.done))
 	}
 	w.full = false
-	w.r.send(t.Context())
+	w.r.send(t.Context(), w.clock())
 	if len(w.sent) != 1 || len(w.r.done) != 0 {
 		t.Errorf("%d sent, %d days wait", len(w.sent), len(w.r.done))
 	}

@@ -129,7 +129,7 @@ func (w *world) reported() map[string]mail.Submission {
 	w.t.Helper()
 	w.set(dayOf(noon).Add(aDay + spread))
 	w.r.rotate(w.clock())
-	w.r.send(w.t.Context())
+	w.r.send(w.t.Context(), w.clock())
 	out := map[string]mail.Submission{}
 	for _, s := range w.sent {
 		out[s.Envelope.Recipients[0].Address] = s

@@ -10,6 +10,9 @@ import (
 	"github.com/postern-mail/postern/internal/org"
 )
 
+// atOnce are the questions that are answered at a time.
+const atOnce = 2
+
 // Deps is what the commands work with. Names and parameters can be read from
 // those of zero Deps.
 type Deps struct {
@@ -23,7 +26,8 @@ type Deps struct {
 type Summary struct {
 	Reports    int  `json:"reports" col:"REPORTS"`
 	Unreadable int  `json:"unreadable" col:"UNREADABLE"`
-	Cut        bool `json:"cut" col:"CUT"` // there are more than one command reads
+	Unproven   int  `json:"unproven" col:"UNPROVEN"` // messages that are not from who they say
+	Cut        bool `json:"cut" col:"CUT"`           // there are more than one command reads
 }
 
 // SourceSummary is the answer about DMARC.
@@ -76,15 +80,34 @@ func (d Deps) find(ctx context.Context, in reportIn) (org.MailboxRef, Filter, er
 
 // Commands are the entries of the command table.
 func Commands(d Deps) []command.Command {
-	const long = "The reports are read from the mailbox when asked, and stay there. What they say is what their senders claim."
+	const long = "The reports are read from the mailbox when asked, and stay there. What they say is what their senders claim; messages that fail DMARC are left out."
 	entry := func(verb, short, example string) command.Command {
 		return command.Command{Noun: "report", Verb: verb, Short: short, Long: long, Example: example, Scoped: true,
 			Roles: []command.Role{command.ServerAdmin, command.OrganizationAdmin}}
 	}
+	turns := make(chan struct{}, atOnce)
 	return []command.Command{
 		command.New(entry("dmarc", "Sum up the DMARC reports that others sent, by domain and source, those with most failures first",
-			"postern report dmarc dmarc@example.com --domain example.com --last 720h"), d.dmarc),
-		command.New(entry("tls", "Sum up the TLS reports that others sent, failures first", "postern report tls tls@example.com"), d.tls),
+			"postern report dmarc dmarc@example.com --domain example.com --last 720h"), oneByOne(turns, d.dmarc)),
+		command.New(entry("tls", "Sum up the TLS reports that others sent, failures first", "postern report tls tls@example.com"), oneByOne(turns, d.tls)),
+	}
+}
+
+func summary(r Read, cut bool) Summary {
+	return Summary{Reports: r.Reports, Unreadable: r.Bad, Unproven: r.Unproven, Cut: r.Cut || cut}
+}
+
+// oneByOne lets only so many questions be answered at a time: each may need the
+// memory of some large messages.
+func oneByOne[In, Out any](turns chan struct{}, run func(ctx context.Context, in In) (Out, error)) func(ctx context.Context, in In) (Out, error) {
+	return func(ctx context.Context, in In) (out Out, err error) {
+		select {
+		case turns <- struct{}{}:
+			defer func() { <-turns }()
+			return run(ctx, in)
+		case <-ctx.Done():
+			return out, context.Cause(ctx)
+		}
 	}
 }
 
@@ -98,7 +121,7 @@ func (d Deps) dmarc(ctx context.Context, in reportIn) (SourceSummary, error) {
 		return SourceSummary{}, err
 	}
 	n := min(len(rows), in.Limit)
-	return SourceSummary{Summary{read.Reports, read.Bad, read.Cut || n < len(rows)}, rows[:n]}, nil
+	return SourceSummary{summary(read, n < len(rows)), rows[:n]}, nil
 }
 
 func (d Deps) tls(ctx context.Context, in reportIn) (SessionSummary, error) {
@@ -111,5 +134,5 @@ func (d Deps) tls(ctx context.Context, in reportIn) (SessionSummary, error) {
 		return SessionSummary{}, err
 	}
 	n := min(len(rows), in.Limit)
-	return SessionSummary{Summary{read.Reports, read.Bad, read.Cut || n < len(rows)}, rows[:n]}, nil
+	return SessionSummary{summary(read, n < len(rows)), rows[:n]}, nil
 }

@@ -18,5 +18,5 @@
 //     commands here do.
 //
 // Anybody can write to such a mailbox: what reports say is what their senders
-// claim.
+// claim. Messages that failed DMARC when they came are left out.
 package inbox

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/message"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
+	"github.com/postern-mail/postern/internal/transport/authn"
 )
 
 // Limits of one question.
@@ -66,9 +68,10 @@ type Sessions struct {
 
 // Read says what a question went over.
 type Read struct {
-	Reports int  // that counted
-	Bad     int  // messages with something like a report that is none
-	Cut     bool // there is more than the limits let through
+	Reports  int  // that counted
+	Bad      int  // messages with something like a report that is none
+	Unproven int  // messages that failed DMARC when they came
+	Cut      bool // there is more than the limits let through
 }
 
 const maxReporters = 20 // of a row
@@ -276,6 +279,10 @@ func (q *question) some(ctx context.Context, folder mail.FolderID, uids []mail.U
 			if err != nil {
 				return fmt.Errorf("read reports: %w", err)
 			}
+			if failed(body) {
+				q.read.Unproven++
+				continue
+			}
 			bad := false
 			for _, doc := range documents(body) {
 				err := f(doc)
@@ -292,6 +299,17 @@ func (q *question) some(ctx context.Context, folder mail.FolderID, uids []mail.U
 		ranges = slices.DeleteFunc(ranges, func(r mail.UIDRange) bool { return r.Last <= last })
 	}
 	return nil
+}
+
+// failed tells whether a message failed DMARC when it came: the topmost field
+// with results is that of our door.
+func failed(msg []byte) bool {
+	all := message.Named(msg, "authentication-results")
+	if len(all) == 0 {
+		return false
+	}
+	r, err := authn.ParseAuthResults(all[0].Value(msg))
+	return err == nil && slices.ContainsFunc(r.Methods, func(m authn.Method) bool { return m.Name == "dmarc" && m.Result == authn.Fail })
 }
 
 // body reads a message, which the store gives in pieces.

@@ -27,11 +27,13 @@ func TestDMARC(t *testing.T) {
 	b.add(morning, letter("application/octet-stream", "a.ZIP", zipped(t, "readme.txt", "x", "r.xml", aggregate("one.example", "1"))))
 	b.add(morning, letter("application/x-zip-compressed", "a", zipped(t, "report", aggregate("one.example", "2"))))
 	b.add(morning, letter("text/xml", "m.xml", []byte(modern)))
+	const failed, passed = "Authentication-Results: mx.ours.example; spf=pass;\r\n dmarc=fail header.from=one.example\r\n", "Authentication-Results: mx.ours.example; dmarc=pass\r\n"
+	b.add(morning, append([]byte(failed+passed), letter("text/xml", "m.xml", []byte(strings.Replace(modern, "m1", "forged", 1)))...))
 	b.add(morning, letter("text/xml", "x.xml", []byte("<feedback><record>")))
 	b.add(morning, letter("text/xml", "x.xml", []byte("<html></html>")))
 	b.add(morning, []byte("Subject: hello\r\n\r\nNothing here.\r\n"))
 	rows, read, err := DMARC(t.Context(), &b, org.MailboxRef{}, Filter{Since: morning.AddDate(0, 0, -7)})
-	if err != nil || read != (Read{Reports: 3, Bad: 1}) {
+	if err != nil || read != (Read{Reports: 3, Bad: 1, Unproven: 1}) {
 		t.Fatalf("%+v, %v", read, err)
 	}
 	day := time.Unix(1795132800, 0).UTC()
