@@ -73,6 +73,7 @@ func (p *posted) completed(asked int) transport.RequestRow {
 // Manager mounts another one with loss and asks Safety Net; the mailbox has
 // every message again, once.
 func TestLossyMountSafetyNet(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		send func(p *posted, active, lagging, third int) // before the loss

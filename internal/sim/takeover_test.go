@@ -70,6 +70,7 @@ func (p *posted) killAfterAnswer(n int) (holder int, at time.Time) {
 // delivered it, and the active copy with it, at the times of the product. The
 // message is in the mailbox within ten seconds.
 func TestTakeoverInTime(t *testing.T) {
+	t.Parallel()
 	p := newPosted(t, Options{Slow: true})
 	n := p.number(p.mount(1, "DB01").Active)
 	p.hold(n)
@@ -89,6 +90,7 @@ func TestTakeoverInTime(t *testing.T) {
 
 // TestTakeover has servers die and come back in all orders while messages wait.
 func TestTakeover(t *testing.T) {
+	t.Parallel()
 	p := newPosted(t, Options{})
 	// The times of a world without Slow are at most half of the product's.
 	const budget = 5 * time.Second
@@ -112,6 +114,7 @@ func TestTakeover(t *testing.T) {
 // TestBothDie kills the server that confirmed a message and then the one that
 // holds its copy, before either could deliver; they come back in both orders.
 func TestBothDie(t *testing.T) {
+	t.Parallel()
 	p := newPosted(t, Options{})
 	for round := range 2 {
 		p.hold(1, 2, 3)
@@ -149,6 +152,7 @@ func (p *posted) taken(asked, n int) bool {
 // TestCutOff cuts the server that confirmed messages off from the others: they
 // go on with them, and it does not when it is back.
 func TestCutOff(t *testing.T) {
+	t.Parallel()
 	p := newPosted(t, Options{})
 	active := p.number(p.mount(1, "DB01").Active)
 	for _, n := range []int{active, another(active)} {
@@ -170,6 +174,7 @@ func TestCutOff(t *testing.T) {
 // TestHolderDies kills the server that holds the copy. Another one gets a copy,
 // and goes on when the first server dies as well.
 func TestHolderDies(t *testing.T) {
+	t.Parallel()
 	p := newPosted(t, Options{})
 	p.hold(1)
 	r := p.mustSend(1, "ann@example.test")
@@ -195,6 +200,7 @@ func TestHolderDies(t *testing.T) {
 // TestQueueDiskFull fills the disks of queues. A server without room refuses,
 // and one that cannot hold a copy is passed over.
 func TestQueueDiskFull(t *testing.T) {
+	t.Parallel()
 	p := newPosted(t, Options{})
 	const whole = 1 << 40
 	// At first nobody told the others yet: who is asked says that there is no room.
