@@ -16,13 +16,18 @@ type aim struct {
 
 // The aims, as numbers.
 const (
-	aimRate    = 2.0      // of the peer's rate, SMTP
-	aimVisible = 3.0      // of the peer's rate until visible
-	aimCPU     = 1.0 / 3  // of the peer's processor time per message
-	aimSyncs   = 0.2      // per message and copy at 16 connections
-	aimServer  = 200e6    // bytes of an idle server
-	aimSession = 40 << 10 // bytes of an idle session
-	aimConns   = 64       // connections of the SMTP aims
+	aimRate    = 2.0              // of the peer's rate, SMTP
+	aimVisible = 3.0              // of the peer's rate until visible
+	aimCPU     = 1.0 / 3          // of the peer's processor time per message
+	aimRelay   = 1.5              // of the peer's rate, from the door to the next host
+	aimRelCPU  = 0.5              // of the peer's processor time per message relayed
+	aimBack    = 2 * time.Second  // until all is visible when a store is back
+	aimReady   = 10 * time.Second // with a long queue
+	aimQueue   = 1 << 30          // bytes of a server with a long queue
+	aimSyncs   = 0.2              // per message and copy at 16 connections
+	aimServer  = 200e6            // bytes of an idle server
+	aimSession = 40 << 10         // bytes of an idle session
+	aimConns   = 64               // connections of the SMTP aims
 	aimMove    = 200 * time.Millisecond
 	aimMedian  = 1500 * time.Millisecond
 	aimWorst   = 4 * time.Second
@@ -37,7 +42,14 @@ func aims(p, q *results) []aim {
 		switch {
 		case x.Group == "smtp" && x.Scale == 16 && x.Syncs > 0:
 			add(x.Name+": syncs per message and copy", "< 0.20", fmt.Sprintf("%.2f", x.Syncs), x.Syncs < aimSyncs)
+		case x.Group == "outage":
+			add(x.Name, "<= "+short(aimBack), short(x.P99), x.P99 <= aimBack)
+		case x.Group == "deferred" && strings.HasPrefix(x.Name, "ready"):
+			add(x.Name, "<= "+short(aimReady), short(x.P99), x.P99 <= aimReady)
 		case !peer:
+		case x.Group == "relay" && x.Scale == aimConns:
+			add(x.Name+": rate until it came out", ">= 1.50 times theirs", ratio(x.Visible, y.Visible), x.Visible >= aimRelay*y.Visible)
+			add(x.Name+": CPU per message", "<= 0.50 times theirs", ratio(float64(x.CPU), float64(y.CPU)), float64(x.CPU) <= aimRelCPU*float64(y.CPU))
 		case x.Group == "smtp" && x.Scale == aimConns:
 			add(x.Name+": rate", ">= 2.00 times theirs", ratio(x.Rate, y.Rate), x.Rate >= aimRate*y.Rate)
 			add(x.Name+": rate until visible", ">= 3.00 times theirs", ratio(x.Visible, y.Visible), x.Visible >= aimVisible*y.Visible)
@@ -70,12 +82,15 @@ func pauseAims(p *results) (out []aim) {
 
 func memoryAims(p *results) (out []aim) {
 	for _, m := range p.Memory {
+		var most int64
+		for _, b := range m.Servers {
+			most = max(most, b)
+		}
+		if strings.Contains(m.Name, deferredAt) {
+			out = append(out, aim{"largest server with " + m.Name, "< 1 GiB", size(most), most < aimQueue})
+		}
 		switch m.Name {
 		case idleServer:
-			var most int64
-			for _, b := range m.Servers {
-				most = max(most, b)
-			}
 			out = append(out, aim{"memory of the largest idle server", "< 200 MB", fmt.Sprintf("%.0f MB", float64(most)/1e6), most < aimServer})
 		case idleSession:
 			out = append(out, aim{"memory of an idle IMAP session", "< 40 KiB", size(m.total()), m.total() < aimSession})

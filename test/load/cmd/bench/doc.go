@@ -7,7 +7,11 @@
 // client shares the machine. Postfix and Dovecot run on ports and in folders
 // of their own and are left out, with a word, where they are not installed.
 //
-// Groups (-only): smtp and imap compare under load; failover moves databases
+// Groups (-only): smtp and imap compare under load, and relay what comes in
+// and goes out again to a host on this machine; outage takes a database away for
+// 5 s and tells how long it takes until all that was accepted meanwhile is
+// visible; safetynet has kept messages delivered again beside new ones; deferred
+// fills a queue with messages for a host that defers all; failover moves databases
 // and kills servers under a light load and tells what clients of the others saw;
 // memory looks at servers that are idle, hold idle sessions, many mailboxes or a
 // very large one; growth adds the steps in between. Memory is read after the
