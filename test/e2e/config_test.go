@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/postern-mail/postern/test/rig"
 )
 
 var update = flag.Bool("update", false, "write golden files")
@@ -71,8 +73,8 @@ func TestBadToken(t *testing.T) {
 // it said on standard error.
 func refused(t *testing.T, args ...string) (int, string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), postern.exe, args...)
-	cmd.Env = cleanEnv()
+	cmd := exec.CommandContext(t.Context(), postern.Exe, args...)
+	cmd.Env = rig.CleanEnv()
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/test/rig"
 )
 
 // TestFullDisk fills the disk of one server, then those of all, and gives the
@@ -122,5 +124,5 @@ func (g *group) told(server, words string) {
 // at runs a command at one server of the lab.
 func (g *group) at(server string, out any, args ...string) error {
 	b, err := postern.run(g.t.Context(), append([]string{"--socket", g.server(server).Socket, "--json", "--yes"}, args...)...)
-	return decode(b, err, out, args)
+	return rig.Decode(b, err, out, args)
 }

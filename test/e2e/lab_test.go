@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -14,12 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/postern-mail/postern/internal/lab"
 	"github.com/postern-mail/postern/test/load"
+	"github.com/postern-mail/postern/test/rig"
 )
 
 // group runs a lab for one test.
@@ -29,26 +28,8 @@ type group struct {
 	copies int
 	cmd    *exec.Cmd
 	done   chan struct{}
-	out    output
+	out    rig.Output
 	tls    *tls.Config
-}
-
-// output collects what a process says.
-type output struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buf.String()
 }
 
 // startLab starts a lab with short timers; it ends with the test.
@@ -77,8 +58,8 @@ func resumeLab(t *testing.T, dead *group) *group {
 func (g *group) run(args ...string) {
 	t := g.t
 	t.Helper()
-	g.cmd = exec.Command(postern.exe, append([]string{"lab", "--dir", g.dir}, args...)...)
-	g.cmd.Env = cleanEnv()
+	g.cmd = exec.Command(postern.Exe, append([]string{"lab", "--dir", g.dir}, args...)...)
+	g.cmd.Env = rig.CleanEnv()
 	g.cmd.Stdout, g.cmd.Stderr = &g.out, &g.out
 	must(t, postern.start(g.cmd))
 	go func() {
@@ -105,7 +86,7 @@ func (g *group) run(args ...string) {
 
 // stop ends the lab and tells what it said where the test failed.
 func (g *group) stop() {
-	stopProcess(g.cmd, g.done)
+	rig.Stop(g.cmd, g.done)
 	if !g.t.Failed() {
 		return
 	}
@@ -113,19 +94,6 @@ func (g *group) stop() {
 	logs, _ := filepath.Glob(filepath.Join(g.dir, "*", "serve.log"))
 	for _, path := range logs {
 		g.t.Logf("the end of %s:\n%s", path, tailOf(path, 6000))
-	}
-}
-
-// stopProcess asks a process to end, and ends it when it does not.
-func stopProcess(cmd *exec.Cmd, done chan struct{}) {
-	_ = cmd.Process.Signal(syscall.SIGTERM)
-	t := time.NewTimer(40 * time.Second)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-t.C:
-		_ = cmd.Process.Kill()
-		<-done
 	}
 }
 
@@ -158,26 +126,11 @@ func (g *group) order(verb, server string, args ...string) {
 // command runs a command in the group.
 func (g *group) command(ctx context.Context, out any, args ...string) error {
 	b, err := postern.run(ctx, append([]string{"--lab", g.dir, "--json", "--yes"}, args...)...)
-	return decode(b, err, out, args)
-}
-
-func decode(b []byte, err error, out any, args []string) error {
-	if err != nil || out == nil {
-		return err
-	}
-	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("postern %s: %w: %s", strings.Join(args, " "), err, b)
-	}
-	return nil
+	return rig.Decode(b, err, out, args)
 }
 
 // database is a row of `database list`.
-type database struct {
-	Name   string   `json:"name"`
-	Active string   `json:"active"`
-	Term   int      `json:"term"`
-	InSync []string `json:"in_sync"`
-}
+type database = rig.Database
 
 func (g *group) databases() ([]database, error) {
 	var out []database

@@ -13,8 +13,9 @@ import (
 	"time"
 
 	"github.com/emersion/go-imap/v2"
-	"github.com/emersion/go-imap/v2/imapclient"
 	"github.com/emersion/go-smtp"
+
+	"github.com/postern-mail/postern/test/rig"
 )
 
 // answerWait is longer than the longest time a server lets a client wait for
@@ -65,68 +66,17 @@ func temporary(err error) bool {
 }
 
 // reader is an IMAP session.
-type reader struct{ *imapclient.Client }
+type reader struct{ rig.Reader }
 
 // login opens an IMAP session over TLS.
 func login(ctx context.Context, addr string, conf *tls.Config, user, password string) (reader, error) {
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: 5 * time.Second}, Config: conf}
-	nc, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return reader{}, err
-	}
-	// A server that never answers ends the test, not the other way round.
-	if err := nc.SetDeadline(time.Now().Add(5 * time.Minute)); err != nil {
-		return reader{}, err
-	}
-	r := reader{imapclient.New(nc, nil)}
-	if err := r.Login(user, password).Wait(); err != nil {
-		r.Close()
-		return reader{}, fmt.Errorf("login of %s at %s: %w", user, addr, err)
-	}
-	return r, nil
+	r, err := rig.Login(ctx, addr, conf, user, password)
+	return reader{r}, err
 }
 
-// subjects are those of all messages of a folder, sorted.
-func (r reader) subjects(folder string) ([]string, error) {
-	sel, err := r.Select(folder, &imap.SelectOptions{ReadOnly: true}).Wait()
-	if err != nil || sel.NumMessages == 0 {
-		return nil, err
-	}
-	all := imap.SeqSet{imap.SeqRange{Start: 1, Stop: sel.NumMessages}}
-	list, err := r.Fetch(all, &imap.FetchOptions{Envelope: true}).Collect()
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, m := range list {
-		out = append(out, m.Envelope.Subject)
-	}
-	slices.Sort(out)
-	return out, nil
-}
+func (r reader) subjects(folder string) ([]string, error) { return r.Subjects(folder) }
 
-// body is a whole message found by its subject.
-func (r reader) body(folder, subject string) ([]byte, error) {
-	if _, err := r.Select(folder, &imap.SelectOptions{ReadOnly: true}).Wait(); err != nil {
-		return nil, err
-	}
-	found, err := r.UIDSearch(&imap.SearchCriteria{Header: []imap.SearchCriteriaHeaderField{{Key: "Subject", Value: subject}}}, nil).Wait()
-	if err != nil {
-		return nil, err
-	}
-	uids := found.AllUIDs()
-	if len(uids) != 1 {
-		return nil, fmt.Errorf("%d messages with subject %q in %s, want 1", len(uids), subject, folder)
-	}
-	list, err := r.Fetch(imap.UIDSetNum(uids[0]), &imap.FetchOptions{BodySection: []*imap.FetchItemBodySection{{Peek: true}}}).Collect()
-	if err != nil {
-		return nil, err
-	}
-	if len(list) != 1 || len(list[0].BodySection) != 1 {
-		return nil, fmt.Errorf("fetch of %q: %d answers", subject, len(list))
-	}
-	return list[0].BodySection[0].Bytes, nil
-}
+func (r reader) body(folder, subject string) ([]byte, error) { return r.Body(folder, subject) }
 
 // store appends a message.
 func (r reader) store(folder string, raw []byte, flags ...imap.Flag) (*imap.AppendData, error) {

@@ -71,7 +71,7 @@ func newWorld(t *testing.T) *world {
 	w.spam, w.malware = newGate(t, local(rspamdPort), nil), newGate(t, local(clamdPort), nil)
 	w.policy = startPolicy(t, local(policyPort))
 	w.host = rig.NewHost(t, w.program, dir, "MBX1", basePort, 1, rig.Extra{
-		Transport: fmt.Sprintf("reserve = 67108864\nprivate = true\nremote_port = %d\n[transport.dns]\nservers = [%q]\n[transport.rspamd]\nurl = \"http://%s\"\n[transport.clamd]\naddress = %q",
+		Transport: fmt.Sprintf("remote_port = %d\n[transport.dns]\nservers = [%q]\n[transport.rspamd]\nurl = \"http://%s\"\n[transport.clamd]\naddress = %q",
 			remotePort, w.dns.addr, w.spam.addr, w.malware.addr),
 		Receive: fmt.Sprintf("proxy_from = [\"%s/32\"]", balancerIP),
 	})

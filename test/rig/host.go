@@ -45,9 +45,8 @@ func NewHost(t testing.TB, p Program, root, name string, basePort, n int, x Extr
 	fmt.Fprintf(&b, "[smtp.receive]\nlisten = [%q]\n%s\n[smtp.submission]\nlisten = [%q]\n[smtp.submissions]\nlisten = []\n", door(25), x.Receive, door(87))
 	fmt.Fprintf(&b, "[imap.starttls]\nlisten = []\n[imap.tls]\nlisten = [%q]\n", door(93))
 	fmt.Fprintf(&b, "[admin]\nclosed = true\n[metrics]\nlisten = %q\n", door(90))
-	if x.Transport != "" {
-		fmt.Fprintf(&b, "[transport]\n%s\n", x.Transport)
-	}
+	// Clients are at this machine, whatever names they have.
+	fmt.Fprintf(&b, "[transport]\nreserve = 67108864\nprivate = true\n%s\n", x.Transport)
 	Must(t, os.WriteFile(h.Conf, []byte(b.String()), 0o600))
 	return h
 }
