@@ -46,7 +46,7 @@ type Finding struct {
 
 // HeaderEdit is one change of a header. To add: value and, from 0, place (-1:
 // at the end). To remove: which of that name, from 1; 0 is all, negative counts
-// from the end.
+// from the end; one with a value is to be changed to it.
 type HeaderEdit struct {
 	Name  string
 	Value string
@@ -64,4 +64,16 @@ func Line(s string, n int) string {
 	}, s[:min(len(s), 4*n)])
 	s = strings.Join(strings.Fields(s), " ")
 	return s[:min(len(s), n)]
+}
+
+// Value makes one line of at most n octets of a header value, which a scanner
+// may have folded.
+func Value(s string, n int) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s[:min(len(s), n)], ""))
+	return strings.Join(strings.Fields(s), " ")
 }

@@ -120,7 +120,7 @@ func additions(in map[string]json.RawMessage) []scrub.HeaderEdit {
 			if e.Order != nil {
 				order = max(*e.Order, -1)
 			}
-			if out = append(out, scrub.HeaderEdit{Name: name, Value: value(e.Value), Order: order}); len(out) == maxEdits {
+			if out = append(out, scrub.HeaderEdit{Name: name, Value: scrub.Value(e.Value, maxAdded), Order: order}); len(out) == maxEdits {
 				return out
 			}
 		}
@@ -162,15 +162,4 @@ func sorted(in map[string]json.RawMessage) func(func(string, json.RawMessage) bo
 			}
 		}
 	}
-}
-
-// value makes one line of a header value, which the server may have folded.
-func value(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s[:min(len(s), maxAdded)], ""))
-	return strings.Join(strings.Fields(s), " ")
 }
