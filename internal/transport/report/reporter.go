@@ -202,7 +202,7 @@ func (r *Reporter) send(ctx context.Context, now time.Time) {
 				mu.Lock()
 				defer mu.Unlock()
 				sent += n
-				if kind.Is(err, kind.Busy) || ctx.Err() != nil {
+				if err != nil && (kind.Is(err, kind.Busy) || ctx.Err() != nil) {
 					r.d.Log.Debug("a report is sent later", "report", j.what, "domain", j.domain, "err", err)
 					later++
 					return nil

@@ -69,8 +69,8 @@ func parseDMARC(doc []byte) (dmarcReport, error) {
 	if !bytes.HasPrefix(bytes.TrimSpace(doc[:min(len(doc), 64)]), []byte("<")) {
 		return dmarcReport{}, kind.Errorf(kind.NotFound, "no DMARC report: it is no XML")
 	}
-	if longTag(doc) {
-		return dmarcReport{}, bad(fmt.Errorf("a tag of more than %d bytes", maxTag))
+	if err := tame(doc); err != nil {
+		return dmarcReport{}, bad(err)
 	}
 	d := xml.NewDecoder(bytes.NewReader(doc))
 	d.CharsetReader = charset

@@ -94,6 +94,7 @@ func TestHostile(t *testing.T) {
 		"unknown":    strings.Replace(modern, "two.example", "&a;", 1),
 		"attributes": "<feedback " + strings.Repeat(`a="" `, maxTag) + ">",
 		"quote":      `<feedback a="` + strings.Repeat(">", maxTag),
+		"deep":       "<feedback>" + strings.Repeat("<a>", 1000) + strings.Repeat("</a>", 1000) + modern[len("<feedback>"):],
 		"charset":    `<?xml version="1.0" encoding="utf-7"?>` + modern,
 		"address":    strings.Replace(modern, "192.0.2.1", "localhost", 1),
 		"count":      strings.Replace(modern, "<count>3", "<count>-3", 1),
@@ -102,6 +103,10 @@ func TestHostile(t *testing.T) {
 		if r, err := parseDMARC([]byte(doc)); !kind.Is(err, kind.Invalid) {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
+	}
+	odd := `<?xml version="1.0"?><!-- ' <<<< > --><feedback a='>' b=">"><x><![CDATA[<a><a>]]></x>` + strings.Repeat("<y/>", 100) + modern[strings.Index(modern, "<version>"):]
+	if r, err := parseDMARC([]byte(odd)); err != nil || len(r.Records) != 1 {
+		t.Errorf("odd but right: %+v, %v", r, err)
 	}
 	if _, err := parseTLS([]byte(`{"policies":[` + strings.Repeat(`{},`, maxJSON/3) + `{}]}`)); !kind.Is(err, kind.Invalid) {
 		t.Errorf("large JSON: %v", err)

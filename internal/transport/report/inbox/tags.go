@@ -1,37 +1,65 @@
 package inbox
 
-import "bytes"
+import (
+	"bytes"
 
-// maxTag bounds one tag of XML in bytes: a parser keeps each attribute, which
-// takes much more memory than its text.
-const maxTag = 64 << 10
+	"github.com/postern-mail/postern/internal/base/kind"
+)
 
-// longTag tells whether a document has a tag that is too long. Where the
-// quotes of a tag are not closed it is.
-func longTag(doc []byte) bool {
+// Limits of XML. A parser keeps each attribute of a tag and each element it is
+// in, which takes much more memory than their text.
+const (
+	maxTag   = 64 << 10 // bytes
+	maxDepth = 32       // a report has 6
+)
+
+// tame refuses documents that are small but take much memory to parse. A tag
+// whose quotes are not closed is too long.
+func tame(doc []byte) error {
+	depth := 0
 	for {
 		i := bytes.IndexByte(doc, '<')
 		if i < 0 {
-			return false
+			return nil
 		}
 		doc = doc[i:]
-		n := 0
-		for _, s := range [][2]string{{"<!--", "-->"}, {"<![CDATA[", "]]>"}, {"<?", "?>"}} {
-			if bytes.HasPrefix(doc, []byte(s[0])) {
-				if n = bytes.Index(doc, []byte(s[1])); n < 0 {
-					return false // no parser gets beyond it
-				}
-				n += len(s[1])
-				break
+		if n := aside(doc); n != 0 {
+			if n < 0 {
+				return nil // no parser gets beyond it
 			}
+			doc = doc[n:]
+			continue
 		}
-		if n == 0 {
-			if n = tagEnd(doc[:min(len(doc), maxTag)]); n < 0 {
-				return true
-			}
+		n := tagEnd(doc[:min(len(doc), maxTag)])
+		if n < 0 {
+			return kind.Errorf(kind.Invalid, "XML: a tag of more than %d bytes", maxTag)
+		}
+		switch tag := doc[:n]; {
+		case tag[1] == '/':
+			depth--
+		case tag[n-2] != '/':
+			depth++
+		}
+		if depth > maxDepth {
+			return kind.Errorf(kind.Invalid, "XML: elements within more than %d others", maxDepth)
 		}
 		doc = doc[n:]
 	}
+}
+
+// aside is the length of what begins here, if that is no tag, else 0; negative
+// where it does not end.
+func aside(doc []byte) int {
+	for _, s := range [][2]string{{"<!--", "-->"}, {"<![CDATA[", "]]>"}, {"<?", "?>"}} {
+		if bytes.HasPrefix(doc, []byte(s[0])) {
+			n := bytes.Index(doc[len(s[0]):], []byte(s[1]))
+			if n < 0 {
+				return -1
+			}
+			return len(s[0]) + n + len(s[1])
+		}
+	}
+	return 0
 }
 
 // tagEnd is behind the end of the tag that begins here.
