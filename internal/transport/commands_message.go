@@ -34,7 +34,7 @@ type Exported struct {
 	Trace  string         `json:"trace" col:"TRACE"`
 	Server org.ServerName `json:"server" col:"SERVER"`
 	Size   int            `json:"size" col:"SIZE"`
-	Body   string         `json:"message" col:"-"`
+	Body   string         `json:"message" col:"MESSAGE"`
 }
 
 func messageCommands(m *Mover) []command.Command {

@@ -98,6 +98,14 @@ func TestCategorise(t *testing.T) {
 	if w.ask(&q); tell(q.Rows) != "x@else.example ready smarthost:out.example:587" {
 		t.Error(tell(q.Rows))
 	}
+	// A connector for all that is elsewhere comes behind one that names the
+	// domain, and takes no hosted mailbox.
+	w.set.connectors["red"] = append(w.set.connectors["red"], settings.Connector{Name: "all", Organization: "red", Enabled: true,
+		Direction: settings.DirectionOut, Domains: []string{settings.AllDomains}})
+	q = w.account("ann@red.example", "x@else.example x@partner.example ann@red.example", letter)
+	if w.ask(&q); tell(q.Rows) != "x@else.example ready connector:red/all\nx@partner.example ready connector:red/partner\nann@red.example ready db:DB01" {
+		t.Error(tell(q.Rows))
+	}
 }
 
 func TestNullSenderGoesToOwners(t *testing.T) {

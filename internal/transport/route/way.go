@@ -66,6 +66,9 @@ func (r *run) wayOut(it item) (queue.RowChange, bool) {
 		return returned(550, "5.1.2", "Address literals are not sent to"), true
 	}
 	name, of := r.connectorFor(c.Org, it.address.Domain)
+	if name == "" {
+		name, of = r.connectorFor(c.Org, settings.AllDomains)
+	}
 	host := r.d.Settings.Group().SmartHost
 	switch {
 	case name != "" && !r.cameBy(of, name):
@@ -79,7 +82,7 @@ func (r *run) wayOut(it item) (queue.RowChange, bool) {
 }
 
 // connectorFor is the connector of an organization that takes the mail for a
-// domain.
+// domain, as its settings write it.
 func (r *run) connectorFor(o org.OrganizationID, domain string) (name string, of org.OrganizationID) {
 	if o == "" {
 		return "", ""

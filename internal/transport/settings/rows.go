@@ -83,6 +83,10 @@ const (
 	KindSMTP           = "smtp"
 )
 
+// AllDomains, among the domains of a connector, stands for those elsewhere that
+// no other connector of the organization names.
+const AllDomains = "*"
+
 // Connector is a way to or from another mail system
 // (transport/connectors/<organization>/<name>).
 type Connector struct {
@@ -100,7 +104,7 @@ type Connector struct {
 	ClientCertificate string             `json:"client_certificate,omitempty" doc:"Certificate that is shown to the hosts. Empty: none."`
 	User              string             `json:"user,omitempty" doc:"Login at the hosts. Empty: none."`
 	Password          []byte             `json:"password,omitempty"` // sealed for PasswordPurpose
-	Domains           []string           `json:"domains,omitempty" doc:"Domains of recipients whose mail goes out here when nothing else says where."`
+	Domains           []string           `json:"domains,omitempty" doc:"Domains of recipients whose mail goes out here when nothing else says where; * stands for all that are elsewhere."`
 	Networks          []netip.Prefix     `json:"networks,omitempty" doc:"Networks that mail comes in from."`
 	CertificateNames  []string           `json:"certificate_names,omitempty" doc:"Names of verified client certificates that mail comes in with."`
 	Concurrency       int                `json:"concurrency,omitempty" doc:"Connections out at a time. 0: as the destination bears." default:"0 (adapts)" unit:"connections" max:"1000"`

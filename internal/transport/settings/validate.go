@@ -219,6 +219,9 @@ func (c Connector) Validate() error {
 		}
 	}
 	for _, d := range c.Domains {
+		if d == AllDomains {
+			continue
+		}
 		if err := checkDomain("domains", d); err != nil {
 			return err
 		}
