@@ -1,7 +1,8 @@
 // Package sim runs whole groups of servers in one process: the same cluster,
-// mailbox and active rooms the binary runs, on real folders and loopback
-// sockets, with short timers. Tests and drills stop, start and damage servers
-// through it.
+// mailbox, active and, where asked for, directory and transport rooms the binary
+// runs, on real folders and loopback sockets, with short timers. Tests and drills
+// stop, kill, cut off, start and damage servers through it. Queues are on disks
+// in memory, which lose what was not synced when a server is killed.
 package sim
 
 import (

