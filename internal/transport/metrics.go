@@ -83,13 +83,17 @@ var (
 	descMessages     = desc("messages", "Unfinished messages of this server.")
 	descLevel        = desc("level", "Pressure on the queue: 0 normal, 1 medium, 2 high.")
 	descLogBytes     = desc("log_bytes", "Bytes of the queue's log.")
+	descSyncs        = desc("log_syncs_total", "Times the queue's log was brought to stable storage.")
+	descLag          = desc("ledger_lag_bytes", "Bytes of log that would be read again if the server ended now.")
+	descHot          = desc("hot_bytes", "Bytes of messages kept in memory until they were tried.")
+	descOldest       = desc("oldest_seconds", "Age of the oldest unfinished message of this server.")
 	descDestinations = desc("destinations", "Destinations that messages wait for, by whether they work.", "state")
 	descJobs         = desc("jobs", "Deliveries that wait or are under way, by kind of destination and state.", "class", "state")
 )
 
 // Describe implements prometheus.Collector.
 func (g gauges) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descMessages, descLevel, descLogBytes, descDestinations, descJobs} {
+	for _, d := range []*prometheus.Desc{descMessages, descLevel, descLogBytes, descSyncs, descLag, descHot, descOldest, descDestinations, descJobs} {
 		c <- d
 	}
 }
@@ -103,6 +107,14 @@ func (g gauges) Collect(c chan<- prometheus.Metric) {
 	set(descMessages, float64(st.Open))
 	set(descLevel, float64(g.m.queue.Level()))
 	set(descLogBytes, float64(st.LogBytes))
+	c <- prometheus.MustNewConstMetric(descSyncs, prometheus.CounterValue, float64(st.Syncs))
+	set(descLag, float64(st.LedgerLag))
+	set(descHot, float64(st.HotBytes))
+	age := 0.0
+	if at := g.m.queue.Oldest(); !at.IsZero() {
+		age = max(0, g.m.now().Sub(at).Seconds())
+	}
+	set(descOldest, age)
 	var dests []schedule.DestStats
 	if g.m.dispatch != nil {
 		dests = g.m.dispatch.Stats()

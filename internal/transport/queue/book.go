@@ -1,6 +1,8 @@
 package queue
 
 import (
+	"bytes"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -27,12 +29,48 @@ type book struct {
 
 	dirty []*entry
 	ops   []func(*pebble.Batch) error // in order, what is not of one message
+	fresh []owedAt                    // notices that ops write
+	// told is up to where notices to a holder were taken out of the ledger in
+	// this run: what is before need not be looked through again.
+	told  map[org.ServerName]org.LSN
 	marks marks
 	open  int64 // own messages that are not finished, with what is dirty
 }
 
 func newBook(led *ledger, began org.LSN) *book {
-	return &book{led: led, began: began, entries: map[mail.TraceID]*entry{}}
+	return &book{led: led, began: began, entries: map[mail.TraceID]*entry{}, told: map[org.ServerName]org.LSN{}}
+}
+
+// owedAt is the key of a notice.
+type owedAt struct {
+	holder org.ServerName
+	at     org.LSN
+	key    []byte
+}
+
+// noticed takes out the notices that a holder acknowledged, one by one: a
+// deleted range would be one more that each look into the ledger has to put in
+// order with all others, until they leave memory.
+func (k *book) noticed(holder org.ServerName, upto org.LSN) {
+	p := nameKey(kOwed, string(holder))
+	lo, hi := be.AppendUint64(bytes.Clone(p), uint64(k.told[holder])), be.AppendUint64(bytes.Clone(p), uint64(upto)+1)
+	k.told[holder] = max(k.told[holder], upto)
+	var now [][]byte
+	k.fresh = slices.DeleteFunc(k.fresh, func(o owedAt) bool {
+		if o.holder != holder || o.at > upto {
+			return false
+		}
+		now = append(now, o.key)
+		return true
+	})
+	k.ops = append(k.ops, func(b *pebble.Batch) error {
+		for _, key := range now {
+			if err := b.Delete(key, nil); err != nil {
+				return err
+			}
+		}
+		return scan(k.led.db, lo, hi, func(key, _ []byte) (bool, error) { return true, b.Delete(key, nil) })
+	})
 }
 
 // entry returns a message for the goroutine that changes the book, nil where
@@ -117,7 +155,7 @@ func (k *book) commit(at journal.Position) error {
 		return err
 	}
 	k.trim()
-	k.dirty, k.ops = nil, nil
+	k.dirty, k.ops, k.fresh = nil, nil, nil
 	return nil
 }
 
@@ -186,9 +224,7 @@ func (k *book) reduce(v any, lsn org.LSN, term uint64, at int64) error {
 	case *stateRec:
 		return k.changes(r.Changes, nil, lsn, at)
 	case *noticedRec:
-		lo := nameKey(kOwed, string(r.Server))
-		hi := be.AppendUint64(nameKey(kOwed, string(r.Server)), uint64(r.Upto)+1)
-		k.ops = append(k.ops, func(b *pebble.Batch) error { return b.DeleteRange(lo, hi, nil) })
+		k.noticed(r.Server, r.Upto)
 	case *takeRec:
 		for _, id := range r.IDs {
 			e, err := k.entry(id)
@@ -248,6 +284,7 @@ func (k *book) changes(cs []Change, only *mail.TraceID, lsn org.LSN, at int64) e
 		k.change(e, func() { out = e.apply(c, lsn, at) })
 		for _, o := range out {
 			key, v := owedKey(o.shadow, lsn, c.ID), be.AppendUint64([]byte{byte(o.fate)}, uint64(o.at))
+			k.fresh = append(k.fresh, owedAt{o.shadow, lsn, key})
 			k.ops = append(k.ops, func(b *pebble.Batch) error { return b.Set(key, v, nil) })
 		}
 	}

@@ -135,6 +135,21 @@ func (q *Queue) Unfinished() iter.Seq2[Job, error] {
 	}
 }
 
+// Oldest is when the oldest unfinished message of this server was accepted,
+// zero where there is none.
+func (q *Queue) Oldest() (at time.Time) {
+	err := q.book.led.view(func(from pebble.Reader) error {
+		return scan(from, []byte{kJob}, []byte{kJob + 1}, func(k, _ []byte) (bool, error) {
+			at = mail.TraceID(k[1:17]).Time()
+			return false, nil
+		})
+	})
+	if err != nil {
+		q.o.Log.Warn("oldest message is not known", "error", err)
+	}
+	return at
+}
+
 // HeldCopy is a copy of another server's message that is not over.
 type HeldCopy struct {
 	ID    mail.TraceID

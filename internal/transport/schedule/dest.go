@@ -174,15 +174,16 @@ func (d *dest) choose() *class {
 	return c
 }
 
-// worked notes a sign of life; grow where it came with a delivery.
-func (d *dest) worked(grow bool) {
+// worked notes a sign of life: a delivery, or a word about one message. Hosts
+// that answer every first try with 4xx (greylisting) are alive as well.
+func (d *dest) worked() {
 	if d.fails > 0 {
 		d.fails, d.until, d.reason = 0, 0, ""
 	}
-	switch top := int32(d.limits.concurrency()); {
-	case d.fixed():
+	top := int32(d.limits.concurrency())
+	if d.fixed() {
 		d.limit = top
-	case grow:
+	} else {
 		d.limit = min(d.limit+1, top)
 	}
 }

@@ -36,7 +36,7 @@
 // of those that wait.
 //
 // Concurrency towards a destination begins at Limits.Start, grows by one with
-// each success up to Limits.Concurrency, is halved by a connection that failed
+// each answer about a message up to Limits.Concurrency, is halved by a connection that failed
 // beside others that work, and is one after the destination failed as a whole.
 // The ladders follow the retry intervals of Exchange transport (glitch,
 // transient, then the outbound connection failure interval).

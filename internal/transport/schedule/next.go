@@ -220,9 +220,9 @@ func (s *Scheduler) judge(it *item, o Outcome) int64 {
 	current := it.epoch == d.epoch
 	switch r {
 	case OK:
-		d.worked(true)
+		d.worked()
 	case Defer:
-		d.worked(false)
+		d.worked()
 		if o.Wait > 0 {
 			return s.now + int64(o.Wait)
 		}
