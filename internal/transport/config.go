@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/conf"
@@ -27,6 +30,8 @@ type Config struct {
 	DNS         DNSConfig     `toml:"dns" doc:"Questions to the DNS."`
 	Rspamd      RspamdConfig  `toml:"rspamd" doc:"The spam scanner rspamd."`
 	Clamd       ClamdConfig   `toml:"clamd" doc:"The malware scanner ClamAV."`
+
+	Milters []MilterConfig `toml:"milter" doc:"Other mail filters, by Sendmail's milter protocol. They are asked one after the other, of every message, after the scanners."`
 }
 
 // DNSConfig says whom to ask.
@@ -47,6 +52,16 @@ type ClamdConfig struct {
 	Timeout conf.Duration `toml:"timeout" doc:"How long its answer is waited for." default:"30s"`
 }
 
+// MilterConfig says where a mail filter is.
+type MilterConfig struct {
+	Address string        `toml:"address" doc:"host:port or the path of its socket."`
+	Timeout conf.Duration `toml:"timeout" doc:"How long all its answers to a message are waited for." default:"30s"`
+	Fail    string        `toml:"fail" doc:"What becomes of a message it does not answer about: open lets it pass, closed defers it." enum:"open,closed" default:"closed"`
+}
+
+// maxMilters is how many filters may be asked: their times add up.
+const maxMilters = 10
+
 // Default is the configuration of an empty file.
 func Default() Config { return Config{}.WithDefaults() }
 
@@ -61,6 +76,12 @@ func (c Config) WithDefaults() Config {
 	c.DNS.TrustAD = cmp.Or(c.DNS.TrustAD, "auto")
 	c.Rspamd.Timeout = cmp.Or(c.Rspamd.Timeout, conf.Duration(8*time.Second))
 	c.Clamd.Timeout = cmp.Or(c.Clamd.Timeout, conf.Duration(30*time.Second))
+	c.Milters = slices.Clone(c.Milters)
+	for i := range c.Milters {
+		m := &c.Milters[i]
+		m.Timeout = cmp.Or(m.Timeout, conf.Duration(30*time.Second))
+		m.Fail = cmp.Or(m.Fail, "closed")
+	}
 	return c
 }
 
@@ -88,6 +109,21 @@ func (c Config) Validate() error {
 		default:
 			families[a.Is4()] = true
 		}
+	}
+	if len(c.Milters) > maxMilters {
+		bad("milter: %d of them, at most %d are asked", len(c.Milters), maxMilters)
+	}
+	addresses := map[string]bool{}
+	for i, m := range c.Milters {
+		switch _, _, err := net.SplitHostPort(m.Address); {
+		case err != nil && !strings.Contains(m.Address, "/"):
+			bad("milter[%d].address %q: want host:port or the path of a socket", i, m.Address)
+		case addresses[m.Address]:
+			bad("milter[%d].address %q: it is there already", i, m.Address)
+		case m.Timeout < 0:
+			bad("milter[%d].timeout %s: cannot be negative", i, m.Timeout.Std())
+		}
+		addresses[m.Address] = true
 	}
 	return errors.Join(errs...)
 }

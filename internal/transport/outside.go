@@ -27,6 +27,7 @@ import (
 	"github.com/postern-mail/postern/internal/transport/safetynet"
 	"github.com/postern-mail/postern/internal/transport/scrub"
 	"github.com/postern-mail/postern/internal/transport/scrub/clamd"
+	"github.com/postern-mail/postern/internal/transport/scrub/milter"
 	"github.com/postern-mail/postern/internal/transport/scrub/rspamd"
 	"github.com/postern-mail/postern/internal/transport/settings"
 	"github.com/postern-mail/postern/internal/transport/sign"
@@ -74,8 +75,12 @@ func (m *Mover) assemble() (err error) {
 	if err != nil {
 		return err
 	}
+	milters, err := m.milters()
+	if err != nil {
+		return err
+	}
 	// The name in results is that of the doors, which remove forged ones.
-	m.guard = guard.New(guard.Config{Hostname: d.Hostname, Private: m.cfg.Private}, guard.Deps{Spam: spam, Malware: malware, Returns: m.returns,
+	m.guard = guard.New(guard.Config{Hostname: d.Hostname, Private: m.cfg.Private}, guard.Deps{Spam: spam, Malware: malware, Others: milters, Returns: m.returns,
 		Note: func(o guard.Observation) { m.reporter.NoteDMARC(report.Observation(o)) },
 		View: d.Group.View, Settings: m.settings, Directory: d.Directory,
 		Usage: d.Store.Usage, Resolver: m.resolver, Broadcast: m.broadcast, Log: m.log, Events: d.Events, Metrics: d.Metrics})
@@ -123,6 +128,18 @@ func (m *Mover) scanners() (spam, malware scrub.Scanner, err error) {
 		malware = a
 	}
 	return spam, malware, nil
+}
+
+// milters are the other filters that the configuration names, in its order.
+func (m *Mover) milters() (out []guard.Other, err error) {
+	for _, c := range m.cfg.Milters {
+		f, err := milter.New(milter.Config{Address: c.Address, Timeout: c.Timeout.Std(), Hostname: m.deps.Hostname, Log: m.log})
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, guard.Other{Name: f.Name(), Scanner: f, Fail: c.Fail})
+	}
+	return out, nil
 }
 
 // smartHost are the settings of the smart host: TLS with its name, but in a

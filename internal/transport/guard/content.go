@@ -40,7 +40,7 @@ type content struct {
 func (g *Guard) Content(ctx context.Context, p *mail.Peer, s *mail.Submission) mail.Verdict {
 	c := &content{g: g, p: p, s: s}
 	c.look()
-	for _, step := range []func(context.Context) mail.Verdict{c.size, c.authenticate, c.attachments, c.scan} {
+	for _, step := range []func(context.Context) mail.Verdict{c.size, c.authenticate, c.attachments, c.scan, c.others} {
 		if v := step(ctx); v.Action != mail.ActionPass {
 			return v
 		}

@@ -63,6 +63,8 @@ type Deps struct {
 	Broadcast func(batch []byte)
 	// Spam and Malware look at content; nil: nobody does.
 	Spam, Malware scrub.Scanner
+	// Others look at every message after those two, one after the other.
+	Others []Other
 	// Note takes what reports to author domains are made of; nil: nothing does. It
 	// must not block.
 	Note    func(Observation)
@@ -82,12 +84,16 @@ type Guard struct {
 
 	checker       *authn.Checker
 	spam, malware *scanner // nil: none
+	others        []other
 }
 
 // New makes a Guard. It starts nothing; Run has to follow.
 func New(cfg Config, deps Deps) *Guard {
 	g := &Guard{cfg: cfg, deps: deps, mem: newMemory(tableSize), m: newMetrics(deps.Metrics),
 		spam: newScanner("spam", deps.Spam), malware: newScanner("malware", deps.Malware)}
+	for _, o := range deps.Others {
+		g.others = append(g.others, other{newScanner(o.Name, o.Scanner), o.Fail})
+	}
 	g.checker = newChecker(deps.Resolver, func(sealer string) bool {
 		return slices.ContainsFunc(deps.Settings.Group().ARCTrusted, func(d string) bool { return strings.EqualFold(d, sealer) })
 	})

@@ -16,7 +16,7 @@ var (
 		"Ask its owner. Was it not them: set a new password and remove what waits (postern queue list). Else resume it (postern queue resume), and let it write to as many as it likes: postern guard allow ADDRESS.")
 	evScanner = event.Define(1770, "scanner_state", slog.LevelWarn,
 		"A scanner of content does not answer, or answers again.",
-		"Look at rspamd or clamd on the host of this server. Until it answers, mail is deferred or passes as spam_scan_fail and malware_scan_fail say.")
+		"Look at rspamd, clamd or the milter on the host of this server. Until it answers, mail is deferred or passes as spam_scan_fail, malware_scan_fail and the milter's fail say.")
 	evMalware = event.Define(1771, "malware_found", slog.LevelWarn,
 		"A message held malware; it was refused or put into quarantine.",
 		"If an account of yours sent it, its computer or its password is in other hands.")

@@ -22,8 +22,10 @@ const (
 	// downAfter is how many failures in a row make a scanner one that is down.
 	downAfter = 3
 	// maxAdded are the fields that a scanner may add, maxAddedValue the octets of
-	// the value of one.
+	// the value of one. With maxPrepend octets in front of the message no more are
+	// added: doors take 64 KiB.
 	maxAdded, maxAddedValue = 20, 2000
+	maxPrepend              = 32 << 10
 )
 
 // scanner is one that is asked, and how it does.
@@ -34,6 +36,8 @@ type scanner struct {
 
 	mu     sync.Mutex // guards failed
 	failed int        // times in a row
+
+	edits sync.Once // told that nothing is changed or removed
 }
 
 func newScanner(name string, s scrub.Scanner) *scanner {
@@ -90,6 +94,11 @@ func (g *Guard) scanWith(ctx context.Context, s *scanner, m scrub.Mail) (scrub.F
 		g.deps.Events.Emit(evScanner, "Scanner %s does not answer: %v.", s.name, err)
 	} else if changed {
 		g.deps.Events.Emit(evScanner, "Scanner %s answers again.", s.name)
+	}
+	if len(f.Remove) > 0 {
+		s.edits.Do(func() {
+			g.deps.Log.Warn("a scanner asks to change or remove header fields, which is not done; it may add some", "scanner", s.name, "trace", m.Trace, "field", f.Remove[0].Name)
+		})
 	}
 	return f, err
 }
@@ -179,15 +188,25 @@ func (c *content) judgeSpam(f scrub.Finding, err error, fail string) mail.Verdic
 	case mail.ActionQuarantine:
 		c.hold("spam", why)
 	}
-	if f.Spam && f.Action != mail.ActionQuarantine {
-		switch together(c.policies, func(p settings.Policy) string { return p.SpamAction }) {
-		case actionReject:
-			return c.g.said("spam", refuse("5.7.1", text(f.Text, "Message looks like spam"), why))
-		case actionQuarantine:
-			c.hold("spam", why)
+	if f.Action != mail.ActionQuarantine {
+		if v := c.judgeJunk("spam", f, why); v.Action != mail.ActionPass {
+			return v
 		}
 	}
 	c.mark(f)
+	return pass()
+}
+
+// judgeJunk does with spam what the organizations ask for.
+func (c *content) judgeJunk(check string, f scrub.Finding, why string) mail.Verdict {
+	if f.Spam {
+		switch together(c.policies, func(p settings.Policy) string { return p.SpamAction }) {
+		case actionReject:
+			return c.g.said(check, refuse("5.7.1", text(f.Text, "Message looks like spam"), why))
+		case actionQuarantine:
+			c.hold(check, why)
+		}
+	}
 	return pass()
 }
 
@@ -202,20 +221,39 @@ func text(said, otherwise string) string {
 func (c *content) mark(f scrub.Finding) {
 	yes := "No"
 	if f.Spam {
-		yes, c.spam, c.known = "Yes", true, ""
-		c.field("X-Spam-Flag", "YES")
-		if c.s.Priority < mail.PriorityLow {
-			c.s.Priority = mail.PriorityLow
-		}
+		yes = "Yes"
+		c.junk()
 	}
 	c.field("X-Spam-Status", fmt.Sprintf("%s, score=%.1f required=%.1f", yes, f.Score, f.Required))
+	c.add(f)
+}
+
+// junk marks the message as spam, once.
+func (c *content) junk() {
+	if c.spam {
+		return
+	}
+	c.spam, c.known = true, ""
+	c.field("X-Spam-Flag", "YES")
+	if c.s.Priority < mail.PriorityLow {
+		c.s.Priority = mail.PriorityLow
+	}
+}
+
+// add puts fields in front that a scanner wants there, but none that is ours, or
+// the author's, to say.
+func (c *content) add(f scrub.Finding) {
 	for _, h := range f.Add[:min(len(f.Add), maxAdded)] {
-		if len(h.Value) > maxAddedValue {
+		if len(h.Value) > maxAddedValue || len(c.prepend)+len(h.Value) > maxPrepend {
 			continue
 		}
 		switch strings.ToLower(h.Name) {
-		case "x-spam-flag", "x-spam-status", "authentication-results", "received", "return-path", "from", "sender":
-			continue // these are ours, or the author's, to say
+		case "x-spam-flag", "authentication-results", "received", "return-path", "from", "sender":
+			continue
+		case "x-spam-status":
+			if c.g.spam != nil {
+				continue
+			}
 		}
 		c.field(h.Name, h.Value)
 	}
