@@ -71,7 +71,7 @@ type Deps struct {
 type Reporter struct {
 	d Deps
 
-	mu    sync.Mutex // guards the rest
+	mu    sync.Mutex // guards today and dirty
 	today *tally
 	dirty bool
 
