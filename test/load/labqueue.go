@@ -99,13 +99,17 @@ func (l *Lab) VerifyQueue(ctx context.Context) (lines []string, err error) {
 
 // Repeatable tells whether the ledger says that a recipient may have a message
 // twice.
-func (l *Lab) Repeatable(ctx context.Context) func(trace, recipient string) (bool, error) {
-	return func(trace, recipient string) (bool, error) {
+func (l *Lab) Repeatable(ctx context.Context) func(s Sent, recipient string) (bool, error) {
+	return func(s Sent, recipient string) (bool, error) {
 		var rows []struct {
 			Recipient string `json:"recipient"`
 			Repeat    bool   `json:"repeat_possible"`
 		}
-		if err := l.Command(ctx, &rows, "message", "show", trace); err != nil {
+		ask := []string{"message", "show", s.Trace}
+		if s.Trace == "" { // its 250 was not heard
+			ask = []string{"message", "trace", "--message-id", fmt.Sprintf("<%s@load.invalid>", s.ID)}
+		}
+		if err := l.Command(ctx, &rows, ask...); err != nil {
 			return false, err
 		}
 		for _, r := range rows {

@@ -12,7 +12,7 @@ type Outside struct {
 	Sink *Sink
 	// Repeatable tells whether the server's own books say that a delivery may
 	// have been made twice.
-	Repeatable func(trace, recipient string) (bool, error)
+	Repeatable func(s Sent, recipient string) (bool, error)
 	// Away tells whether a server was dead to the others at a moment: what it had
 	// not accepted yet may be delivered by those that hold copies, whatever it says
 	// to its client when it wakes up.
@@ -86,8 +86,8 @@ func (o *Outside) judge(r *Report, s Sent, d Delivery, t Taken, back int) error 
 		r.Outside.Delivered++
 	case n > 1:
 		may, err := false, error(nil)
-		if s.Trace != "" && back <= 1 {
-			may, err = o.Repeatable(s.Trace, d.Recipient)
+		if back <= 1 {
+			may, err = o.Repeatable(s, d.Recipient)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", say, err)

@@ -164,7 +164,8 @@ func TestOutsideJudges(t *testing.T) {
 		{"changed", Confirmed, Taken{Answered: 1}, 0, false, false, func(r Report) []string { return r.Damaged }},
 		{"unknown", Unknown, Taken{}, 0, false, false, nil},
 		{"unknown and there", Unknown, Taken{Answered: 1, Sum: sum}, 0, false, false, nil},
-		{"unknown and twice", Unknown, Taken{Answered: 2, Sum: sum}, 0, true, false, func(r Report) []string { return r.Doubled }},
+		{"unknown, twice and known", Unknown, Taken{Answered: 1, Silent: 1, Sum: sum}, 0, true, false, nil},
+		{"unknown and twice", Unknown, Taken{Answered: 2, Sum: sum}, 0, false, false, func(r Report) []string { return r.Doubled }},
 		{"refused", Refused, Taken{}, 0, false, false, nil},
 		{"refused and there", Refused, Taken{Answered: 1, Sum: sum}, 0, false, false, func(r Report) []string { return r.Doubled }},
 		{"refused by one that woke up", Refused, Taken{Answered: 1, Sum: sum}, 0, false, true, nil},
@@ -174,7 +175,7 @@ func TestOutsideJudges(t *testing.T) {
 		if c.outcome == Confirmed {
 			s.Trace = "t"
 		}
-		o := &Outside{Repeatable: func(string, string) (bool, error) { return c.may, nil }, Away: func(string, time.Time) bool { return c.was }}
+		o := &Outside{Repeatable: func(Sent, string) (bool, error) { return c.may, nil }, Away: func(string, time.Time) bool { return c.was }}
 		if err := o.judge(&r, s, Delivery{"a-1", "r@x.invalid"}, c.taken, c.back); err != nil {
 			t.Fatal(err)
 		}
