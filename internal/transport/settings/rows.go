@@ -15,7 +15,7 @@ import (
 // and max. Fields without doc are no settings.
 type Group struct {
 	ShadowEnabled          *bool         `json:"shadow_enabled,omitempty" doc:"Hold each message on a second server until it is delivered." default:"true"`
-	RejectOnShadowFailure  string        `json:"reject_on_shadow_failure,omitempty" doc:"What happens to a message that no second server could store: auto refuses it (451 4.4.0) while another server is up and could store it, always refuses, never accepts." default:"auto" enum:"auto,always,never"`
+	RejectOnShadowFailure  string        `json:"reject_on_shadow_failure,omitempty" doc:"What happens to a message that no second server could store: auto refuses it (451 4.4.0) while another server is up and could store it, and while this server is cut off from most others; always refuses, never accepts." default:"auto" enum:"auto,always,never"`
 	ShadowPreference       string        `json:"shadow_preference,omitempty" doc:"Where the second copy goes." default:"prefer_remote" enum:"prefer_remote,remote_only,local_only"`
 	RetriesRemoteSite      int           `json:"retries_remote_site,omitempty" doc:"Servers of other sites that are tried for the second copy." default:"4" unit:"servers" max:"16"`
 	RetriesLocalSite       int           `json:"retries_local_site,omitempty" doc:"Servers of this site that are tried for the second copy." default:"2" unit:"servers" max:"16"`

@@ -207,7 +207,9 @@ func (k *Keeper) copyOut(ctx, trying context.Context, a queue.Accepted, body []b
 	if o.epoch == 0 {
 		o.epoch = k.d.Queue.Epoch()
 	}
-	if g.RejectOnShadowFailure == "always" || g.RejectOnShadowFailure != "never" && len(to) > 0 {
+	// Without a majority nobody here knows whether the others are gone: they may
+	// take this message themselves, and on two servers.
+	if g.RejectOnShadowFailure == "always" || g.RejectOnShadowFailure != "never" && (len(to) > 0 || !k.d.Group.Quorum()) {
 		k.metrics.copied("refused", began)
 		o.err = &kind.Error{Kind: kind.Busy, Text: fmt.Sprintf("accept message %s", a.ID), Err: errors.Join(mail.ErrNoSecondCopy, last)}
 		return o

@@ -25,13 +25,17 @@ func TestRejectSettings(t *testing.T) {
 	w.accept("A", "B")
 	for _, c := range []struct {
 		setting string
-		up      bool // the others say that they can store
+		others  string // "up": they say that they can store, "full": that they cannot, "cut": nothing is heard of them
 		refused bool
-	}{{"auto", true, true}, {"always", true, true}, {"never", true, false}, {"auto", false, false}, {"always", false, true}, {"never", false, false}} {
+	}{{"auto", "up", true}, {"always", "up", true}, {"never", "up", false},
+		{"auto", "full", false}, {"always", "full", true}, {"never", "full", false},
+		{"auto", "cut", true}, {"always", "cut", true}, {"never", "cut", false}} {
 		w.set(func(g *settings.Group) { g.RejectOnShadowFailure = c.setting })
 		for _, s := range []org.ServerName{"B", "C"} {
 			w.with(s, refuse("Copy"))
-			w.setCut(s, !c.up)
+			w.setCut(s, c.others == "cut")
+			w.nodes[s].draining.Store(c.others == "full")
+			w.nodes[s].publish()
 		}
 		a, body := w.message(2)
 		holder, err := w.nodes["A"].Accept(t.Context(), a, body, "")
