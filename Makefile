@@ -14,7 +14,7 @@ CHAOS_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_TIME  ?= 2m
 # Packages in which goroutines share most; all others have little to race for.
-RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./internal/active/... ./internal/access/... ./internal/directory/...
+RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./internal/active/... ./internal/access/... ./internal/directory/... ./internal/transport/...
 
 export CGO_ENABLED = 0
 
