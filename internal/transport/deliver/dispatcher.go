@@ -89,6 +89,7 @@ type Dispatcher struct {
 	// paused is closed when nothing is under way any more; nil: not paused.
 	paused   chan struct{}
 	underWay int
+	stopped  bool // Run is ending
 }
 
 // New makes a Dispatcher; Run makes it work.
@@ -133,6 +134,9 @@ func (d *Dispatcher) Run(ctx context.Context, drain time.Duration) error {
 		case <-timer.C:
 		}
 	}
+	d.mu.Lock()
+	d.stopped = true
+	d.mu.Unlock()
 	end := time.AfterFunc(drain, stop)
 	defer end.Stop()
 	wg.Wait()
@@ -146,14 +150,19 @@ func (d *Dispatcher) start(ctx context.Context, wg *sync.WaitGroup) {
 		if !ok {
 			return
 		}
-		wg.Go(func() {
-			defer d.ended()
-			if late {
-				d.overdue(ctx, j)
-			} else {
-				d.attempt(ctx, j)
-			}
-		})
+		wg.Go(func() { d.work(ctx, j, late) })
+	}
+}
+
+// work carries out a job and then whatever may be tried next.
+func (d *Dispatcher) work(ctx context.Context, j schedule.Job, late bool) {
+	for ok := true; ok; j, late, ok = d.take() {
+		if late {
+			d.overdue(ctx, j)
+		} else {
+			d.attempt(ctx, j)
+		}
+		d.ended()
 	}
 }
 
@@ -162,7 +171,7 @@ func (d *Dispatcher) start(ctx context.Context, wg *sync.WaitGroup) {
 func (d *Dispatcher) take() (j schedule.Job, late, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.paused != nil {
+	if d.paused != nil || d.stopped {
 		return j, false, false
 	}
 	now := d.now()
