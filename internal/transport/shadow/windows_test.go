@@ -34,7 +34,13 @@ func TestW1(t *testing.T) {
 		t.Fatal("confirmed")
 	}
 	w.owner(first, "B") // a server whose disk failed has others go on
-	if s := w.nodes["B"].state(a.ID); s != claimVoid && s != claimNone {
+	// B may take over what it holds before it hears that this was never
+	// confirmed: then it delivers it, and a repetition has the same identity.
+	switch s := w.nodes["B"].state(a.ID); s {
+	case claimVoid, claimNone:
+	case claimOwned:
+		w.owner(a.ID, "B")
+	default:
 		t.Fatal(s)
 	}
 }
