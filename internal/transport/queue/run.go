@@ -27,7 +27,8 @@ func (q *Queue) Run(ctx context.Context) error {
 	close(q.begun)
 	var wg sync.WaitGroup
 	wg.Go(func() { q.write(ctx) })
-	wg.Go(func() { q.keep(ctx) })
+	wg.Go(func() { every(ctx, judgeEvery, q.judge) })
+	wg.Go(func() { every(ctx, tidyEvery, func() { q.tidy(ctx) }) })
 	wg.Go(func() { q.scrub(ctx) })
 	wg.Wait()
 	return nil
@@ -36,22 +37,24 @@ func (q *Queue) Run(ctx context.Context) error {
 // Running is closed when Run has begun: from then on the queue takes changes.
 func (q *Queue) Running() <-chan struct{} { return q.begun }
 
-// keep judges the pressure and tidies up.
-func (q *Queue) keep(ctx context.Context) {
-	judge, tidy := time.NewTicker(judgeEvery), time.NewTicker(tidyEvery)
-	defer judge.Stop()
-	defer tidy.Stop()
+// every calls f time after time. What takes long has a loop of its own: when
+// there is space again, that is to be seen at once.
+func every(ctx context.Context, d time.Duration, f func()) {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
 	for {
 		select {
-		case <-judge.C:
-			q.judge()
-		case <-tidy.C:
-			if err := q.Tidy(ctx); err != nil && ctx.Err() == nil {
-				q.o.Log.Warn("queue not tidied", "error", err)
-			}
+		case <-tick.C:
+			f()
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+func (q *Queue) tidy(ctx context.Context) {
+	if err := q.Tidy(ctx); err != nil && ctx.Err() == nil {
+		q.o.Log.Warn("queue not tidied", "error", err)
 	}
 }
 
