@@ -78,7 +78,7 @@ func queueCommands(m *Mover) []command.Command {
 		command.New(command.Command{Noun: "queue", Verb: "show", Short: "Show the messages that wait, one row for each recipient", Roles: seers, Scoped: true,
 			Example: "postern queue show mx:example.com"}, m.showQueue),
 		change("suspend", "Hold messages, or all for a destination, back",
-			"With --destination and no --trace, what comes later is held back as well, until it is resumed."),
+			"With --destination and no --trace, what comes later is held back as well, until it is resumed; an organization administrator holds back what is there."),
 		change("resume", "Let what was held back go on", ""),
 		change("retry", "Try messages now, whatever their next time is", ""),
 		command.New(command.Command{Noun: "queue", Verb: "remove", Short: "Remove messages from the queue, with or without a report to the sender", Roles: changers, Scoped: true, Changes: true, Dangerous: true,
@@ -168,7 +168,10 @@ func (m *Mover) changeQueue(ctx context.Context, verb string, in changeQueueIn) 
 	if err != nil {
 		return nil, err
 	}
-	if len(c.IDs) == 0 && c.Dest != "" && (verb == "suspend" || verb == "resume") {
+	// A destination as a whole may serve several organizations, so who is bound
+	// to one holds back what is there for it, and not what comes.
+	bound := command.CallerOf(ctx).Organization != ""
+	if len(c.IDs) == 0 && c.Dest != "" && !bound && (verb == "suspend" || verb == "resume") {
 		if err := m.suspendDest(ctx, verb == "suspend", suspension{Dest: c.Dest, Organization: c.Organization, Server: in.Server,
 			By: command.CallerOf(ctx).Name, At: m.now().UTC()}); err != nil {
 			return nil, err

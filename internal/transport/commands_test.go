@@ -261,6 +261,41 @@ func TestCommandsScoped(t *testing.T) {
 	})
 }
 
+// TestSuspendLeavesOthers: an administrator of one organization holds back what
+// is for its people, and nothing of another's in the same message and database.
+func TestSuspendLeavesOthers(t *testing.T) {
+	for _, by := range []string{"trace", "destination"} {
+		inBubble(t, func(t *testing.T, w *world) {
+			w.store.setAway("DB01", true)
+			id := w.send("x@else.example", rcpt("ann@red.example", ""), rcpt("ben@blue.example", ""))
+			w.pass(time.Second)
+			what := "destination=db:DB01"
+			if by == "trace" {
+				what = "trace=" + id.String()
+			}
+			out, err := w.call(w.as(command.OrganizationAdmin, "red"), "queue suspend", what)
+			if err != nil || changed(t, out) != 1 {
+				t.Fatal(out, err)
+			}
+			if by == "trace" {
+				w.restart()
+			}
+			w.store.setAway("DB01", false)
+			w.pass(time.Minute)
+			w.want(id, "suspended delivered")
+			later := w.send("x@else.example", rcpt("ben@blue.example", ""))
+			w.pass(time.Minute)
+			w.want(later, "delivered")
+			if _, err := w.call(w.as(command.OrganizationAdmin, "red"), "queue resume", what); err != nil {
+				t.Fatal(err)
+			}
+			w.pass(time.Minute)
+			w.want(id, "delivered delivered")
+			w.verified()
+		})
+	}
+}
+
 // TestTraceOnce: a message is listed once for each recipient, however many
 // servers know of it; copies are listed when asked for.
 func TestTraceOnce(t *testing.T) {

@@ -304,8 +304,8 @@ func (m *Mover) change(ctx context.Context, c change) (a changeAnswer, err error
 		}
 		if c.Do == "resume" {
 			for _, one := range batch {
-				m.dispatch.Remove(one.ID)
-				m.dispatch.Submit(ctx, one.ID)
+				m.dispatch.Resume(schedule.Selector{ID: one.ID, Dest: schedule.Dest(c.Dest)})
+				m.dispatch.Submit(ctx, one.ID) // what the schedule has forgotten meanwhile
 			}
 		}
 	}
@@ -372,8 +372,10 @@ func (m *Mover) changeOne(ctx context.Context, c change, id mail.TraceID) (queue
 	switch {
 	case c.Do == "retry":
 		m.dispatch.RetryNow(one)
-	case c.Do == "suspend":
+	case c.Do == "suspend" && c.Organization == "":
 		_, err = m.dispatch.Suspend(ctx, one)
+		// For one organization the rows alone are held back: a delivery may
+		// have rows of several.
 	case c.Do == "remove" && c.Notify:
 		err = m.Finish(ctx, msg, changed, out.Rows)
 	}

@@ -299,6 +299,9 @@ func (d *Dispatcher) route(ctx context.Context, m queue.Message, rows []queue.Re
 		if r.State.Finished() || r.Dest == "" {
 			continue
 		}
+		if _, there := jobs[r.Dest]; there && r.State == queue.StateSuspended {
+			continue // the others of that destination go on
+		}
 		dests[r.Dest] = r.Organization
 		jobs[r.Dest] = d.timesOf(r, &m, j)
 	}
