@@ -100,11 +100,22 @@ func show(r row) MessageRow {
 	return out
 }
 
-// sees tells whether a caller may know of a row: who is bound to an
-// organization sees what its people sent and got.
-func sees(ctx context.Context, r row) bool {
+// seen is a row as a caller may know it. Who is bound to an organization sees
+// what its people get, and of what they sent the recipients they named: not
+// whom a group or forward of another organization led to, nor where its
+// mailboxes are.
+func seen(ctx context.Context, r row) (row, bool) {
 	o := org.OrganizationID(command.CallerOf(ctx).Organization)
-	return o == "" || r.Organization == o || r.SenderOrg == o
+	if o == "" || r.Organization == o {
+		return r, true
+	}
+	if r.SenderOrg != o || r.Why != 0 && r.Organization != "" {
+		return r, false
+	}
+	if r.Organization != "" {
+		r.Dest, r.Mailbox = "", org.MailboxRef{}
+	}
+	return r, true
 }
 
 // scope is the organization that a caller is bound to, or asked for.

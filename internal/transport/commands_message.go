@@ -88,8 +88,9 @@ func (m *Mover) everywhere(ctx context.Context, trace string) ([]row, error) {
 			errs = append(errs, fmt.Errorf("%s: %w", a.Server, a.Err))
 		}
 		for _, r := range a.Answer.Rows {
+			r, ok := seen(ctx, r)
 			switch {
-			case !sees(ctx, r):
+			case !ok:
 			case r.Copy:
 				copies = append(copies, r)
 			default:

@@ -142,7 +142,7 @@ func (m *Mover) collect(ctx context.Context, only org.ServerName, f queue.Filter
 			errs = append(errs, fmt.Sprintf("%s: %v", a.Server, err))
 		}
 		for _, r := range rows {
-			if sees(ctx, r) && keep(r) {
+			if r, ok := seen(ctx, r); ok && keep(r) {
 				found = append(found, r)
 			}
 		}

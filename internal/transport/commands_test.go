@@ -261,6 +261,39 @@ func TestCommandsScoped(t *testing.T) {
 	})
 }
 
+// TestMembersOfOthers: the administrator of who wrote to a group of another
+// organization learns what became of the message, not who is in the group.
+func TestMembersOfOthers(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		team, _ := mail.ParseAddress("team@red.example")
+		if _, err := w.dir.CreateGroup(t.Context(), team, "Team"); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []string{"ann@red.example", "rob@red.example"} {
+			a, _ := mail.ParseAddress(m)
+			if _, err := w.dir.AddMember(t.Context(), team, a); err != nil {
+				t.Fatal(err)
+			}
+		}
+		id := w.send("ben@blue.example", rcpt("team@red.example", ""), rcpt("amy@red.example", ""))
+		w.pass(time.Second)
+		for _, c := range []struct {
+			of   string
+			rows int
+		}{{"red", 4}, {"blue", 2}} {
+			out, err := w.call(w.as(command.OrganizationAdmin, c.of), "message show", "trace="+id.String())
+			if err != nil || len(out.([]MessageRow)) != c.rows {
+				t.Fatalf("%s sees %+v, %v; want %d rows", c.of, out, err, c.rows)
+			}
+			for _, r := range out.([]MessageRow) {
+				if c.of == "blue" && (r.Mailbox != "" || r.Database != "" || r.Dest != "" || r.State == "") {
+					t.Errorf("blue sees %+v", r)
+				}
+			}
+		}
+	})
+}
+
 // TestSuspendLeavesOthers: an administrator of one organization holds back what
 // is for its people, and nothing of another's in the same message and database.
 func TestSuspendLeavesOthers(t *testing.T) {
