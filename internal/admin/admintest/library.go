@@ -103,6 +103,7 @@ func Commands(l *Library) []command.Command {
 		command.New(command.Command{Noun: "shelf", Verb: "remove", Short: "take a shelf down", Changes: true, Dangerous: true}, l.remove),
 		command.New(command.Command{Noun: "shelf", Verb: "dust", Short: "dust all shelves", Stream: true}, l.dust),
 		command.New(command.Command{Noun: "shelf", Verb: "fail", Short: "fail somehow", Changes: true, Stream: true}, l.fail),
+		command.New(command.Command{Noun: "shelf", Verb: "label list", Short: "list what shelves are called"}, l.list),
 		command.New(command.Command{Noun: "shelf", Verb: "mine", Short: "tell who asks", Scoped: true, Roles: orgRoles}, l.mine),
 	}
 }

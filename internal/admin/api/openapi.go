@@ -88,13 +88,13 @@ func operation(reg huma.Registry, c command.Command, problem *huma.Schema) (*hum
 		about += "\n\n"
 	}
 	about += "Roles: " + rolesText(c) + "."
-	media, out := wire.JSON, reg.Schema(c.Out, true, c.Noun+c.Verb+"Out")
+	media, out := wire.JSON, reg.Schema(c.Out, true, schemaName(c, "Out"))
 	if c.Stream {
 		media = wire.NDJSON
 		about += " The answer is a stream of lines with progress; the last has the result or the error."
 	}
 	op := &huma.Operation{
-		OperationID: c.Noun + "-" + c.Verb, Summary: c.Short, Description: about, Tags: []string{c.Noun},
+		OperationID: strings.ReplaceAll(c.Name(), " ", "-"), Summary: c.Short, Description: about, Tags: []string{c.Noun},
 		Responses: map[string]*huma.Response{
 			"200":     {Description: "done", Content: content(media, out)},
 			"default": {Description: "an error", Content: content(wire.ProblemJSON, problem)},
@@ -110,6 +110,11 @@ func operation(reg huma.Registry, c command.Command, problem *huma.Schema) (*hum
 		})
 	}
 	return op, nil
+}
+
+// schemaName hints at a name for what belongs to a command.
+func schemaName(c command.Command, part string) string {
+	return strings.ReplaceAll(c.Name(), " ", "") + part
 }
 
 func needsBody(p *command.Params) bool {
@@ -135,7 +140,7 @@ func bodySchema(reg huma.Registry, c command.Command, p *command.Params) *huma.S
 // fieldSchema describes one parameter with the rules of package command, which
 // are not those of the library: nothing is required unless it says so.
 func fieldSchema(reg huma.Registry, c command.Command, f command.Field) *huma.Schema {
-	s := *reg.Schema(f.Type, true, c.Noun+c.Verb+f.Name)
+	s := *reg.Schema(f.Type, true, schemaName(c, f.Name))
 	if s.Ref != "" {
 		return &s
 	}

@@ -144,23 +144,40 @@ func (p *program) addNouns(root *cobra.Command) {
 	for _, c := range p.table {
 		noun, ok := nouns[c.Noun]
 		if !ok {
-			noun = &cobra.Command{
-				Use: c.Noun, Short: p.about(c.Noun), GroupID: "group", Args: cobra.ArbitraryArgs,
-				RunE: func(c *cobra.Command, args []string) error { return unknown(c, args) },
-			}
+			noun = p.branch(c.Noun, p.about(c.Noun))
+			noun.GroupID = "group"
 			nouns[c.Noun] = noun
 			root.AddCommand(noun)
+		}
+		if list, _, two := strings.Cut(c.Verb, " "); two {
+			below, ok := nouns[c.Noun+" "+list]
+			if !ok {
+				below = p.branch(list, p.about(c.Noun+" "+list))
+				nouns[c.Noun+" "+list] = below
+				noun.AddCommand(below)
+			}
+			noun = below
 		}
 		noun.AddCommand(p.entry(c))
 	}
 }
 
-// about describes a noun by its verbs.
+// branch is a command that only has others below it.
+func (p *program) branch(word, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: word, Short: short, Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error { return unknown(c, args) },
+	}
+}
+
+// about describes a noun, or a noun and its list, by the words that follow.
 func (p *program) about(noun string) string {
 	var verbs []string
 	for _, c := range p.table {
-		if c.Noun == noun {
-			verbs = append(verbs, c.Verb)
+		if rest, ok := strings.CutPrefix(c.Name(), noun+" "); ok {
+			if word, _, _ := strings.Cut(rest, " "); !slices.Contains(verbs, word) {
+				verbs = append(verbs, word)
+			}
 		}
 	}
 	return noun + ": " + strings.Join(verbs, ", ")

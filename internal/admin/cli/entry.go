@@ -57,7 +57,7 @@ func isBytes(f command.Field) bool {
 }
 
 func (e *entry) use() string {
-	s := e.c.Verb
+	s := e.c.Verb[strings.LastIndexByte(e.c.Verb, ' ')+1:]
 	for _, f := range e.args {
 		name := argName(f)
 		if isList(f) {

@@ -23,7 +23,7 @@ const (
 )
 
 // Path is where a command is.
-func Path(c command.Command) string { return Base + "/" + c.Noun + "/" + c.Verb }
+func Path(c command.Command) string { return Base + "/" + strings.ReplaceAll(c.Name(), " ", "/") }
 
 // Method is GET for commands that only read, POST for the others.
 func Method(c command.Command) string {

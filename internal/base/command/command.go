@@ -40,6 +40,8 @@ const (
 // Fields of Out carry json and, for the CLI's tables, col:"HEADING" (col:"-" hides
 // a field from the table; it stays in --json).
 type Command struct {
+	// Noun and Verb name it. A verb may have two words, "override add", where a
+	// noun has several lists of its own.
 	Noun, Verb string
 	Short      string // one line
 	Long       string

@@ -30,8 +30,9 @@ func Check(table []Command) error {
 }
 
 func checkOne(c Command) error {
-	if !wordRE.MatchString(c.Noun) || !wordRE.MatchString(c.Verb) {
-		return fmt.Errorf("want small letters, digits and - in noun and verb")
+	verb := strings.Split(c.Verb, " ")
+	if !wordRE.MatchString(c.Noun) || len(verb) > 2 || slices.ContainsFunc(verb, func(w string) bool { return !wordRE.MatchString(w) }) {
+		return fmt.Errorf("want a noun and one or two words as verb, in small letters, digits and -")
 	}
 	if c.Short == "" {
 		return fmt.Errorf("no Short")
