@@ -56,7 +56,7 @@ func CopyChain() Chain {
 // CopyTimeline is the ladder of CopyChain: a copy Failed for ten minutes is
 // suspended.
 func CopyTimeline() []Step {
-	return ladder(time.Minute, 10 * time.Minute)
+	return ladder(time.Minute, 10*time.Minute)
 }
 
 // TellChain tells people and does nothing else (chain E).
@@ -82,7 +82,7 @@ func NetworkChain(doors ...org.Component) Chain {
 
 // NetworkTimeline is the ladder of NetworkChain.
 func NetworkTimeline() []Step {
-	return ladder(10 * time.Second, 20 * time.Second)
+	return ladder(10*time.Second, 20*time.Second)
 }
 
 // MemoryChain refuses new work, then restarts the mail worker (chain G).
@@ -105,7 +105,7 @@ func WorkerChain(worker string) Chain {
 
 // WorkerTimeline is the ladder of WorkerChain.
 func WorkerTimeline() []Step {
-	return ladder(15 * time.Second, 3 * time.Minute)
+	return ladder(15*time.Second, 3*time.Minute)
 }
 
 // ladder is a timeline with the default's end.

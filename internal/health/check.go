@@ -17,9 +17,9 @@ var itemName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9.-]{0,63}$`)
 
 // Limits of items.
 const (
-	maxItems  = 1000             // definitions
-	leastTime = time.Second      // between two runs of a probe
-	mostTime  = 24 * time.Hour   // the same
+	maxItems  = 1000           // definitions
+	leastTime = time.Second    // between two runs of a probe
+	mostTime  = 24 * time.Hour // the same
 )
 
 // Check says what is wrong with items; a test of each room that brings some

@@ -39,6 +39,8 @@ type (
 	Rows = respond.Rows
 	// Op changes one row.
 	Op = respond.Op
+	// DatabaseSpare is the redundancy of a database without one server.
+	DatabaseSpare = respond.DatabaseSpare
 	// Clock is wall time that is not believed when it jumps.
 	Clock = respond.Clock
 )

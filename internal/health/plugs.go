@@ -26,21 +26,13 @@ type Mesh interface {
 
 // Spares tells what the group could do without now; node plugs it in.
 type Spares interface {
-	// Copies lists, for each database that has a copy on the server, how many
-	// copies in sync other servers have, and how many have to remain.
-	Copies(s org.ServerName) []CopiesElsewhere
+	// Databases lists each database that has a copy on this server with the
+	// other servers that are up and have a copy in sync, and how many of them
+	// have to remain (0 where there is no other copy at all).
+	Databases() []DatabaseSpare
 	// Held says which plan (maintenance, upgrade, drill) holds the group's spare
 	// now, empty for none.
 	Held() string
-}
-
-// CopiesElsewhere is the redundancy of a database without one server.
-type CopiesElsewhere struct {
-	Database org.DatabaseName
-	InSync   int // copies in sync on other servers that are up
-	Minimum  int // how many have to remain
-	Volume   org.VolumeName
-	Active   bool // on that server now
 }
 
 // DeskDeps are what a Desk is built from.

@@ -234,6 +234,7 @@ const HealthSection = "health"
 type Override struct {
 	ID       string     `json:"id"`
 	Item     string     `json:"item"` // Set\Item or Set\Item\Target
+	Type     string     `json:"type"` // probe, monitor, responder (of item Set\Monitor.Responder)
 	Property string     `json:"property"`
 	Value    string     `json:"value"`
 	Server   ServerName `json:"server,omitempty"` // empty: every server

@@ -9,5 +9,5 @@
 //  3. At most Limit runs go on at a time; the others wait, and their wait is not
 //     held against what they probe.
 //  4. Run returns when its loop is gone and all runs that obey their context are;
-//     those that hang are named in its error.
+//     those that hang are named in the log and left behind.
 package probe

@@ -1,0 +1,97 @@
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/postern-mail/postern/internal/health/respond"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Bounds of the recovery log.
+const (
+	tidyEvery   = 10 * time.Second
+	keepRows    = 5000
+	keepFor     = 30 * 24 * time.Hour
+	dropAtOnce  = 50
+	writeAtOnce = 20
+)
+
+// tidy uploads what was done without quorum, and, at the first server by name
+// that is up, drops what is old: rows of the log, overrides and repairs that ended.
+func (d *Desk) tidy(ctx context.Context) {
+	if !d.deps.Rows.Quorum() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	waiting := d.journal.Waiting()
+	for _, row := range waiting[:min(len(waiting), writeAtOnce)] {
+		raw, err := json.Marshal(row)
+		if err == nil {
+			err = d.deps.Rows.Commit(ctx, []Op{{Key: respond.RowKey(row.ID), Value: raw}})
+		}
+		if err == nil {
+			err = d.journal.Written(row)
+		}
+		if err != nil {
+			return // next time
+		}
+	}
+	for _, m := range d.deps.Mesh.Members() {
+		if m == d.deps.Server {
+			break
+		}
+		if d.deps.Mesh.Up(m) {
+			return
+		}
+	}
+	if ok, _ := d.deps.Clock.Trusted(); !ok {
+		return
+	}
+	if ops := d.stale(d.deps.Clock.Now()); len(ops) > 0 {
+		if err := d.deps.Rows.Commit(ctx, ops); err != nil {
+			d.deps.Log.Debug("old rows of health were not dropped", "error", err)
+		}
+	}
+}
+
+// stale lists rows that nobody needs any more, a bounded number.
+func (d *Desk) stale(now time.Time) []Op {
+	var ops []Op
+	drop := func(key string) {
+		if len(ops) < dropAtOnce {
+			ops = append(ops, Op{Key: key})
+		}
+	}
+	var rows []string
+	for k := range d.deps.Rows.Prefix(org.RecoveryPrefix) {
+		rows = append(rows, k)
+	}
+	old := org.RecoveryPrefix + now.Add(-keepFor).UTC().Format("20060102T150405.000")
+	for i, k := range rows {
+		if k < old || len(rows)-i > keepRows {
+			drop(k)
+		}
+	}
+	for k, raw := range d.deps.Rows.Prefix(overridePrefix) {
+		var o org.Override
+		if json.Unmarshal(raw, &o) == nil && !o.Until.IsZero() && now.After(o.Until) {
+			drop(k)
+		}
+	}
+	for k, raw := range d.deps.Rows.Prefix(repairingPrefix) {
+		var x repairing
+		if json.Unmarshal(raw, &x) == nil && now.After(x.Until) {
+			drop(k)
+		}
+	}
+	for k, raw := range d.deps.Rows.Prefix(modePrefix) {
+		var x mode
+		if json.Unmarshal(raw, &x) == nil && !x.Until.IsZero() && now.After(x.Until) {
+			drop(k)
+		}
+	}
+	return ops
+}
