@@ -66,8 +66,12 @@ type Deps struct {
 	SafetyNet func(db org.DatabaseName, since time.Time, why string) (id string, op cluster.Op)
 	// Completed tells whether such a request was answered in full; nil: never.
 	Completed func(id string) bool
-	Log       *slog.Logger
-	Events    *event.Log
+	// Volumes are this server's disks, for AutoReseed; nil: there is none.
+	Volumes Volumes
+	// Fast shortens the timers of AutoReseed, for tests.
+	Fast   bool
+	Log    *slog.Logger
+	Events *event.Log
 }
 
 // Manager is Active Manager on one server.
@@ -111,6 +115,11 @@ const turnPause = 250 * time.Millisecond
 func (m *Manager) Run(ctx context.Context) error {
 	tick := time.NewTicker(turnPause)
 	defer tick.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	if m.deps.Volumes != nil {
+		wg.Go(func() { newReseeder(m, m.deps.Volumes, m.deps.Fast).run(ctx) })
+	}
 	for {
 		changed, peers := m.group.Changed(), m.group.PeersChanged()
 		m.turn(ctx)

@@ -43,6 +43,11 @@ type Status struct {
 // Commands are the room's entries of the command table. m may be nil for
 // listing them.
 func Commands(m *Manager) []command.Command {
+	return append(databaseCommands(m), reseedCommands(m)...)
+}
+
+// databaseCommands are the entries about where databases are active.
+func databaseCommands(m *Manager) []command.Command {
 	read := []command.Role{command.ServerAdmin, command.Auditor}
 	return []command.Command{
 		command.New(command.Command{Noun: "database", Verb: "move", Short: "Make another copy of a database the active one (switchover)", Changes: true, Dangerous: true,

@@ -101,12 +101,13 @@ func (c *dbCopy) housekeep(ctx context.Context) {
 	last := time.Now()
 	for sleep(ctx, time.Second) {
 		c.vol.refresh(c.k.deps.Events)
+		c.holdSeeded(ctx)
 		at := c.index().Applied().LSN
 		due := int64(at-flushed) >= c.k.cfg.FlushEvery || at > flushed && time.Since(last) >= c.k.cfg.ReclaimInterval
 		if !due {
 			continue
 		}
-		if err := c.index().Flush(); err != nil {
+		if err := c.index().FlushUntil(ctx.Done()); err != nil {
 			c.log.Warn("flush index", "err", err)
 			continue
 		}

@@ -116,6 +116,11 @@ type scrubCopy struct {
 // Commands are the room's entries of the command table. k may be nil for
 // listing them.
 func Commands(k *Keeper) []command.Command {
+	return slices.Concat(databaseCommands(k), volumeCommands(k), seedCommands(k))
+}
+
+// databaseCommands are the entries about databases and their copies.
+func databaseCommands(k *Keeper) []command.Command {
 	return []command.Command{
 		command.New(command.Command{Noun: "database", Verb: "list", Short: "List databases, where they are active and which copies are in sync", Roles: readers},
 			func(_ context.Context, _ command.None) ([]DatabaseRow, error) { return k.databaseRows(""), nil }),
@@ -276,7 +281,14 @@ func (k *Keeper) pickVolume(v *cluster.View, s org.ServerName, want org.VolumeNa
 		if !slices.Contains(srv.Volumes, want) {
 			return "", kind.Errorf(kind.NotFound, "server %s has no volume %s, it has %v", s, want, srv.Volumes)
 		}
+		if !usableVolume(v, s, want) {
+			return "", kind.WithHint(kind.Errorf(kind.Conflict, "volume %s of %s is not for copies", want, s), "postern volume list "+string(s))
+		}
 		return want, nil
+	}
+	usable := slices.DeleteFunc(slices.Clone(srv.Volumes), func(name org.VolumeName) bool { return !usableVolume(v, s, name) })
+	if len(usable) == 0 {
+		return "", kind.WithHint(kind.Errorf(kind.Conflict, "no volume of server %s is for copies: all are spares or failed", s), "postern volume list "+string(s))
 	}
 	used := map[org.VolumeName]int{}
 	for _, d := range v.Databases() {
@@ -284,8 +296,8 @@ func (k *Keeper) pickVolume(v *cluster.View, s org.ServerName, want org.VolumeNa
 			used[c.Volume]++
 		}
 	}
-	best := srv.Volumes[0]
-	for _, vol := range srv.Volumes {
+	best := usable[0]
+	for _, vol := range usable {
 		if used[vol] < used[best] {
 			best = vol
 		}
@@ -440,6 +452,7 @@ func (k *Keeper) suspendCopy(ctx context.Context, in suspendCopy) ([]CopyRow, er
 	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
 		c.ActivationSuspended = true
 		c.Suspended = c.Suspended || !in.ActivationOnly
+		c.SuspendedBy = ""
 		c.SuspendComment = in.Comment
 		return nil
 	})
@@ -448,7 +461,7 @@ func (k *Keeper) suspendCopy(ctx context.Context, in suspendCopy) ([]CopyRow, er
 
 func (k *Keeper) resumeCopy(ctx context.Context, in copyArg) ([]CopyRow, error) {
 	err := k.editCopy(ctx, in, func(c *org.Copy) error {
-		c.Suspended, c.ActivationSuspended, c.SuspendComment = false, false, ""
+		c.Suspended, c.ActivationSuspended, c.SuspendComment, c.SuspendedBy = false, false, "", ""
 		return nil
 	})
 	return k.copyRows(in.Database), err
@@ -466,12 +479,12 @@ func (k *Keeper) reseedCopy(ctx context.Context, in reseedCopy) (command.Plan, e
 	if in.DryRun {
 		return finish(p, k.editCopy(ctx, in.copyArg, func(*org.Copy) error { return errDry }))
 	}
-	return finish(p, k.orderReseed(ctx, in))
+	return finish(p, k.orderReseed(ctx, in.copyArg, func(c *org.Copy) { c.SeedFrom, c.SeedRate = in.SeedFrom, in.SeedRate }))
 }
 
 // orderReseed takes the copy out of the in-sync set and orders it emptied in
 // one step: a copy must not empty itself while the set names it.
-func (k *Keeper) orderReseed(ctx context.Context, in reseedCopy) error {
+func (k *Keeper) orderReseed(ctx context.Context, in copyArg, with func(*org.Copy)) error {
 	v := k.group.View()
 	def, ok := v.Database(in.Database)
 	m, mounted := v.Mount(in.Database)
@@ -482,7 +495,11 @@ func (k *Keeper) orderReseed(ctx context.Context, in reseedCopy) error {
 	def.Copies = slices.Clone(def.Copies)
 	c := &def.Copies[i]
 	c.SeedCount++
-	c.Suspended, c.SeedFrom, c.SeedRate = false, in.SeedFrom, in.SeedRate
+	c.Suspended, c.SuspendedBy, c.SeedManual = false, "", false
+	if c.SuspendComment == seededComment || c.SuspendComment == cancelledComment {
+		c.ActivationSuspended, c.SuspendComment = false, ""
+	}
+	with(c)
 	m.InSync = slices.DeleteFunc(slices.Clone(m.InSync), func(s org.ServerName) bool { return s == in.Server })
 	db, err := json.Marshal(def)
 	if err != nil {

@@ -23,6 +23,9 @@ type Volume struct {
 	Name    org.VolumeName `toml:"name" doc:"name of the volume, as copies refer to it"`
 	Path    string         `toml:"path" doc:"folder where the volume is mounted"`
 	MaxSize int64          `toml:"max_size" doc:"bytes Postern may use on it, 0 for all of the disk"`
+	// Spare counts when the volume is seen for the first time; then the group's
+	// row of it says what it is for.
+	Spare bool `toml:"spare" doc:"an empty disk that takes the place of one that fails; it counts when the volume is first seen, later: postern volume set"`
 }
 
 // Config are the settings of the room. The zero value of a field means its
@@ -58,6 +61,14 @@ type Config struct {
 	// ReclaimBelow is the living share of the oldest segments, in percent, below which they are
 	// written again and dropped.
 	ReclaimBelow int `toml:"reclaim_below" doc:"living share in percent below which the oldest log is written again" default:"50"`
+	// VolumeProbe is the pause between two write tests of a volume.
+	VolumeProbe time.Duration `toml:"volume_probe" doc:"pause between two write tests of each volume, negative for none" default:"10s"`
+	// SeedsInParallel is how many copies of this server are seeded at a time,
+	// SeedsPerSource how many of them from one server.
+	SeedsInParallel int `toml:"seeds_in_parallel" doc:"how many copies of this server are seeded at a time" default:"10"`
+	SeedsPerSource  int `toml:"seeds_per_source" doc:"how many of them from one server" default:"2"`
+	// CopiesPerVolume is how many copies should share a volume.
+	CopiesPerVolume int `toml:"copies_per_volume" doc:"how many copies should share a volume; more are a problem that volume check names" default:"8"`
 	// DuplicateWindow is how long a mailbox remembers what was delivered to it,
 	// so that the same delivery once more changes nothing. It has to cover how
 	// long transport may try a message and Safety Net keep it.
@@ -85,6 +96,10 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.ReclaimInterval, time.Minute)
 	orDefault(&c.ReclaimBelow, 50)
 	orDefault(&c.DuplicateWindow, 5*24*time.Hour)
+	orDefault(&c.VolumeProbe, 10*time.Second)
+	orDefault(&c.SeedsInParallel, 10)
+	orDefault(&c.SeedsPerSource, 2)
+	orDefault(&c.CopiesPerVolume, 8)
 	return c
 }
 
@@ -117,6 +132,9 @@ func (c Config) Validate() error {
 	}
 	if d.DuplicateWindow < time.Hour {
 		return fmt.Errorf("mailbox duplicate_window %s: must be at least 1h", d.DuplicateWindow)
+	}
+	if d.SeedsInParallel < 1 || d.SeedsPerSource < 1 || d.CopiesPerVolume < 1 {
+		return fmt.Errorf("mailbox seeds_in_parallel %d, seeds_per_source %d, copies_per_volume %d: must be at least 1", d.SeedsInParallel, d.SeedsPerSource, d.CopiesPerVolume)
 	}
 	if d.SegmentSize < 64<<10 {
 		return fmt.Errorf("mailbox segment_size %d: must be at least 65536", d.SegmentSize)
@@ -155,4 +173,6 @@ type Deps struct {
 	Events  *event.Log
 	// Metrics takes the room's figures, nil for nobody.
 	Metrics prometheus.Registerer
+	// Fast shortens the pauses between looks at volumes, for tests.
+	Fast bool
 }

@@ -63,24 +63,28 @@ type dbCopy struct {
 	leadCh   chan struct{} // closed when lead or mount changes
 	state    org.CopyState
 	reason   string
-	maxTerm  org.Term // the newest term seen: nothing older is followed
-	heardEnd org.LSN  // the active's end of log as last heard
-	commit   org.LSN  // known to be confirmed
+	cause    string    // class of what it failed of
+	since    time.Time // of state
+	maxTerm  org.Term  // the newest term seen: nothing older is followed
+	heardEnd org.LSN   // the active's end of log as last heard
+	commit   org.LSN   // known to be confirmed
 	promised time.Time
 	promisee org.ServerName
 	seed     seedProgress
+	// seedCount is the last ordered seed that was begun.
+	seedCount int
+
+	// spoiled is why what is on the disk cannot be trusted any more, and
+	// spoiledAt the seed that was ordered last when that was found. Only run uses
+	// them.
+	spoiled   error
+	spoiledAt int
 
 	repairs  atomic.Uint64
 	lastTime atomic.Int64 // of the newest record that was applied, Unix nanoseconds; 0: not known
 	markers  markerBook
 	kick     chan struct{} // buffered: the role may have to change
 	hub      hub
-}
-
-type seedProgress struct {
-	active      bool
-	total, done int64
-	source      org.ServerName
 }
 
 type freedBody struct {
@@ -94,8 +98,8 @@ func newCopy(k *Keeper, def org.Database, v *volume) *dbCopy {
 		dir:   filepath.Join(v.Path, string(def.Name)),
 		log:   k.deps.Log.With("database", string(def.Name)),
 		kick:  make(chan struct{}, 1),
-		state: org.CopyInitializing,
-		w:     newWindow(), leadCh: make(chan struct{}),
+		state: org.CopyInitializing, since: time.Now(),
+		w: newWindow(), leadCh: make(chan struct{}),
 	}
 }
 
@@ -147,11 +151,24 @@ func (c *dbCopy) poke() {
 	}
 }
 
-// setState records the copy's state for reports.
+// setState records the copy's state for reports. A state that cannot follow
+// the present one (org.CopyMay) is not taken.
 func (c *dbCopy) setState(s org.CopyState, reason string) {
 	c.mu.Lock()
 	old := c.state
+	if !org.CopyMay(old, s) {
+		c.mu.Unlock()
+		c.k.impossible.Add(1)
+		c.k.deps.Events.Emit(evBadState, "%s on %s: %s cannot become %s (%s)", c.name, c.k.me, old, s, reason)
+		return
+	}
 	c.state, c.reason = s, reason
+	if old != s {
+		c.since = time.Now()
+	}
+	if s != org.CopyFailed && s != org.CopyFailedAndSuspended {
+		c.cause = ""
+	}
 	c.mu.Unlock()
 	if old == s {
 		return
@@ -166,6 +183,27 @@ func (c *dbCopy) setState(s org.CopyState, reason string) {
 	c.k.reportSoon()
 }
 
+// begin shows the first state of a role. What it cannot follow directly it
+// follows by way of Initializing.
+func (c *dbCopy) begin(s org.CopyState, reason string) {
+	c.mu.Lock()
+	direct := org.CopyMay(c.state, s)
+	c.mu.Unlock()
+	if !direct {
+		c.setState(org.CopyInitializing, reason)
+	}
+	c.setState(s, reason)
+}
+
+// fail shows that the copy failed, with the class of the cause.
+func (c *dbCopy) fail(s org.CopyState, err error) {
+	class := classOf(err)
+	c.begin(s, err.Error())
+	c.mu.Lock()
+	c.cause = class
+	c.mu.Unlock()
+}
+
 // wanted works out the role from the group's rows. It is pure.
 func wanted(me org.ServerName, def org.Database, m org.Mount) role {
 	mine, ok := def.Copy(me)
@@ -174,6 +212,8 @@ func wanted(me org.ServerName, def org.Database, m org.Mount) role {
 		return role{do: "rest", why: "the database has no copy here"}
 	case m.Active == me:
 		return role{do: "lead", term: m.Term}
+	case mine.Suspended && mine.SuspendedBy != "":
+		return role{do: "rest", why: mine.SuspendComment, reseed: mine.SeedCount}
 	case mine.Suspended:
 		return role{do: "rest", why: "suspended by an administrator: " + mine.SuspendComment, reseed: mine.SeedCount}
 	case m.Active == "":
@@ -186,7 +226,10 @@ func wanted(me org.ServerName, def org.Database, m org.Mount) role {
 func (c *dbCopy) run(ctx context.Context) {
 	wait := 250 * time.Millisecond
 	for ctx.Err() == nil {
-		err := c.vol.check()
+		err := c.vol.usable(ctx)
+		if err == nil {
+			err = c.trusted()
+		}
 		if err == nil {
 			err = c.honourReseed()
 		}
@@ -194,8 +237,16 @@ func (c *dbCopy) run(ctx context.Context) {
 			err = c.open()
 		}
 		if err == nil {
-			err = c.live(ctx)
+			inside, stop := c.vol.while(ctx)
+			err = c.live(inside)
+			stop()
 			wait = 250 * time.Millisecond
+		}
+		if verr := c.vol.failure(); verr != nil && ctx.Err() == nil {
+			// It is told before the copy is closed, which may take as long as the
+			// disk does.
+			err = verr
+			c.fail(org.CopyFailed, err)
 		}
 		c.close()
 		if ctx.Err() != nil {
@@ -208,13 +259,59 @@ func (c *dbCopy) run(ctx context.Context) {
 		if err == nil || errors.Is(err, errReseed) {
 			continue
 		}
-		c.setState(org.CopyFailed, err.Error())
+		if classOf(err) != "" {
+			c.vol.nudge()
+		}
 		wait = min(2*wait, 30*time.Second)
+		c.rest(ctx, err, wait)
+	}
+}
+
+// rest shows a copy that cannot be opened and waits until it may be tried
+// again: after a while, when the volume works again, or when a reseed is
+// ordered. One that the system suspended waits for its resumption, one that
+// cannot be trusted for a reseed.
+func (c *dbCopy) rest(ctx context.Context, err error, wait time.Duration) {
+	moved := c.vol.change()
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	c.mu.Lock()
+	before, _ := c.def.Copy(c.k.me)
+	c.mu.Unlock()
+	for ctx.Err() == nil {
+		c.mu.Lock()
+		mine, _ := c.def.Copy(c.k.me)
+		c.mu.Unlock()
+		if mine.SeedCount != before.SeedCount || before.Suspended && !mine.Suspended {
+			return
+		}
+		due, state := t.C, org.CopyFailed
+		lasting := mine.Suspended && mine.SuspendedBy != "" || c.spoiled != nil
+		if lasting {
+			due, state = nil, org.CopyFailedAndSuspended
+		}
+		c.fail(state, err)
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait):
+		case <-moved:
+			if !lasting {
+				return
+			}
+			moved = nil
+		case <-due:
+			return
+		case <-c.kick:
 		}
 	}
+}
+
+// trusted refuses to open what a failed fsync left (faults P6) until a reseed
+// is ordered.
+func (c *dbCopy) trusted() error {
+	if c.spoiled != nil && c.seedOrder() > c.spoiledAt {
+		c.spoiled = nil
+	}
+	return c.spoiled
 }
 
 // live plays roles, with the background work beside, until ctx ends, the disk
@@ -288,15 +385,15 @@ func (c *dbCopy) playRole(ctx context.Context, r role) error {
 		return c.followTerm(ctx, r)
 	}
 	c.mu.Lock()
-	suspended := false
-	if mine, ok := c.def.Copy(c.k.me); ok {
-		suspended = mine.Suspended
-	}
+	mine, _ := c.def.Copy(c.k.me)
 	c.mu.Unlock()
-	if suspended {
-		c.setState(org.CopySuspended, r.why)
-	} else {
-		c.setState(org.CopyDismounted, r.why)
+	switch {
+	case mine.Suspended && mine.SuspendedBy != "":
+		c.begin(org.CopyFailedAndSuspended, r.why)
+	case mine.Suspended:
+		c.begin(org.CopySuspended, r.why)
+	default:
+		c.begin(org.CopyDismounted, r.why)
 	}
 	<-ctx.Done()
 	return nil
@@ -307,7 +404,9 @@ func (c *dbCopy) playRole(ctx context.Context, r role) error {
 // itself: it is seeded anew when an administrator, or AutoReseed, says so.
 func (c *dbCopy) awaitReseed(ctx context.Context) error {
 	err := fmt.Errorf("disk: %w", c.jn.Failed())
-	c.setState(org.CopyFailedAndSuspended, err.Error())
+	c.spoiled, c.spoiledAt = err, c.seedOrder()
+	c.fail(org.CopyFailedAndSuspended, err)
+	c.vol.nudge()
 	for !c.reseedOrdered() {
 		select {
 		case <-ctx.Done():
@@ -435,7 +534,7 @@ func (c *dbCopy) close() {
 	c.gate.closed()
 	var errs []error
 	if ix := c.index(); ix != nil {
-		errs = append(errs, ix.Flush(), ix.Close())
+		errs = append(errs, ix.Close()) // flushes too, as long as the disk lets it in time
 	}
 	if c.jn != nil {
 		errs = append(errs, c.jn.Close())
@@ -482,10 +581,10 @@ func (c *dbCopy) status() org.CopyStatus {
 		Database: c.name, Server: c.k.me, State: c.state, Reason: c.reason,
 		Term: c.maxTerm, Committed: c.commit, InSync: c.mount.IsInSync(c.k.me),
 		Repairs: c.repairs.Load(), VolumeFull: c.vol.full(), Generated: c.heardEnd,
-		LastTime: c.lastTime.Load(),
+		LastTime: c.lastTime.Load(), Volume: c.vol.Name, Cause: c.cause, Since: c.since.UnixNano(), SeedCount: c.seedCount,
 	}
 	if c.seed.active {
-		s.SeedTotal, s.SeedDone, s.SeedSource = c.seed.total, c.seed.done, c.seed.source
+		s.SeedTotal, s.SeedDone, s.SeedSource, s.RateIn = c.seed.total, c.seed.done, c.seed.source, c.seed.rate(time.Now())
 	}
 	c.mu.Unlock()
 	if _, leave, ok := c.gate.enter(context.Background()); ok {
@@ -495,10 +594,14 @@ func (c *dbCopy) status() org.CopyStatus {
 			// Whoever decides who can store must not count on this copy. Its
 			// log is not asked any more: that may wait for the disk too.
 			s.State, s.Reason = org.CopyFailed, fmt.Sprintf("the disk has not finished a write for %s", d.Round(time.Second))
+			s.Cause = org.CauseHung
 			s.Copied = s.Replayed
 		} else {
 			s.Copied, s.DiskUsed = c.jn.End().LSN, c.jn.Used()
 		}
+	}
+	if verr := c.vol.failure(); verr != nil && classOf(verr) == org.CauseHung && s.State != org.CopyFailedAndSuspended {
+		s.State, s.Reason, s.Cause = org.CopyFailed, verr.Error(), org.CauseHung
 	}
 	s.Generated = max(s.Generated, s.Copied)
 	return s

@@ -282,6 +282,8 @@ func TestCrashWhileSeeding(t *testing.T) {
 		if i%max(1, len(cam.images)/25) != 0 {
 			continue // each starts a whole server; 25 spread over the seed
 		}
+		// What the group knows of the disk is younger than the image.
+		g.put(t, org.VolumeKey("MBX2", "vol1"), org.VolumeRow{})
 		k := startKeeper(t, g.server("MBX2"), im.disks)
 		eventually(t, "seeded after "+im.during, func() bool { return g.mount(t).IsInSync("MBX2") })
 		sameCopies(t, src, k)

@@ -47,6 +47,10 @@ func (c *dbCopy) followTerm(ctx context.Context, r role) error {
 		if errors.As(err, &again) {
 			return err
 		}
+		if errors.Is(err, errSeedWaits) {
+			sleep(ctx, seedWait)
+			continue
+		}
 		c.noteDisconnect(r, err)
 		var refused *refusedError
 		if errors.As(err, &refused) && refused.r.Trimmed {
@@ -164,10 +168,20 @@ func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org
 	behind := int64(a.End.LSN) - int64(max(c.jn.End().LSN, a.Start))
 	fresh := c.jn.End().LSN == 0 || c.seedUnfinished()
 	isSeed := behind > seedBehind || fresh && behind > frameBytes
-	if isSeed {
-		c.seed = seedProgress{active: true, total: a.Total, source: source}
-	}
 	c.mu.Unlock()
+	if isSeed {
+		give, err := c.k.seeds.take(c.name, source)
+		if err != nil {
+			c.markSeeding(true)
+			c.setState(org.CopySeeding, err.Error())
+			return errSeedWaits
+		}
+		defer give()
+		c.mu.Lock()
+		c.seed = seedProgress{active: true, total: a.Total, source: source}
+		c.seed.note(max(0, a.Total-behind), time.Now())
+		c.mu.Unlock()
+	}
 	f := &follower{c: c, s: s, source: source, term: a.Term, seed: seed, end: a.End.LSN,
 		more: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	if isSeed {
@@ -541,7 +555,7 @@ func (f *follower) apply(ctx context.Context) error {
 	f.mu.Unlock()
 	c.mu.Lock()
 	if c.seed.active {
-		c.seed.done = c.seed.total - max(0, int64(end)-int64(here))
+		c.seed.note(c.seed.total-max(0, int64(end)-int64(here)), time.Now())
 	}
 	state := c.state
 	c.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -37,6 +38,9 @@ type Keeper struct {
 	watches watchTable
 	report  chan struct{} // buffered
 	ops     map[string]method
+	seeds   seedSlots
+	// impossible counts changes of state that were refused (org.CopyMay).
+	impossible atomic.Uint64
 
 	mu     sync.Mutex // guards the rest
 	copies map[org.DatabaseName]*running
@@ -87,6 +91,7 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 	for _, v := range cfg.Volumes {
 		k.volumes[v.Name] = newVolume(v, d.FS, cfg.Reserve)
 	}
+	k.seeds = seedSlots{most: cfg.SeedsInParallel, perSource: cfg.SeedsPerSource, taken: map[org.DatabaseName]org.ServerName{}}
 	if d.Metrics != nil {
 		if err := d.Metrics.Register(collector{k}); err != nil {
 			return nil, err
@@ -111,6 +116,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { k.reportLoop(ctx) })
+	for _, v := range k.volumes {
+		wg.Go(func() { k.watchVolume(ctx, v) })
+	}
 	defer wg.Wait()
 	for {
 		changed := k.group.Changed()
@@ -146,7 +154,11 @@ func (k *Keeper) reconcile(ctx context.Context, v *cluster.View) {
 		r := k.copies[def.Name]
 		k.mu.Unlock()
 		if r != nil && r.c.identity != def.Identity {
-			k.retire(def.Name, r) // removed and made anew under the same name
+			k.retire(def.Name, r, removedPrefix) // removed and made anew under the same name
+			r = nil
+		}
+		if r != nil && r.c.vol.Name != mine.Volume && k.volumes[mine.Volume] != nil {
+			k.retire(def.Name, r, movedPrefix)
 			r = nil
 		}
 		if r == nil {
@@ -168,7 +180,7 @@ func (k *Keeper) reconcile(ctx context.Context, v *cluster.View) {
 		k.mu.Lock()
 		r := k.copies[name]
 		k.mu.Unlock()
-		k.retire(name, r)
+		k.retire(name, r, removedPrefix)
 	}
 }
 
@@ -221,20 +233,42 @@ func (k *Keeper) start(ctx context.Context, def org.Database, mine org.Copy) *ru
 	return r
 }
 
-// retire stops a copy that is no longer in the definition. Its files are set
-// aside, not deleted: an administrator may have been wrong (P42).
-func (k *Keeper) retire(name org.DatabaseName, r *running) {
+// What folders that were set aside begin with.
+const (
+	removedPrefix = ".removed-" // an administrator removed copy or database
+	movedPrefix   = ".moved-"   // the copy was given another volume
+)
+
+// retirePatience is how long a copy that is to end may take before it is left
+// to end by itself: its disk may never answer again.
+const retirePatience = 2 * time.Second
+
+// retire stops a copy that is no longer in the definition, or not on this
+// volume. Its files are set aside, not deleted: an administrator may have been
+// wrong (P42). A copy whose disk hangs is left behind.
+func (k *Keeper) retire(name org.DatabaseName, r *running, prefix string) {
 	r.cancel()
-	<-r.done
 	k.mu.Lock()
 	delete(k.copies, name)
 	k.mu.Unlock()
-	to := filepath.Join(r.c.vol.Path, fmt.Sprintf(".removed-%s-%d", name, time.Now().Unix()))
+	t := time.NewTimer(retirePatience)
+	defer t.Stop()
+	select {
+	case <-r.done:
+	case <-t.C:
+		k.deps.Log.Warn("a copy does not end, its disk hangs; it is left behind", "database", name, "volume", r.c.vol.Name)
+		return
+	}
+	if r.c.vol.failure() != nil {
+		return
+	}
+	to := filepath.Join(r.c.vol.Path, fmt.Sprintf("%s%s-%d", prefix, name, time.Now().Unix()))
 	if err := moveDurably(k.fs, r.c.dir, to); err != nil && !kind.Is(err, kind.NotFound) {
-		k.deps.Log.Warn("set removed copy aside", "database", name, "err", err)
+		k.deps.Log.Warn("set copy aside", "database", name, "err", err)
 	}
 }
 
+// stopAll ends all copies and waits for those whose disk answers.
 func (k *Keeper) stopAll() {
 	k.mu.Lock()
 	all := slices.Collect(maps.Values(k.copies))
@@ -243,7 +277,16 @@ func (k *Keeper) stopAll() {
 		r.cancel()
 	}
 	for _, r := range all {
-		<-r.done
+		for over := false; !over; {
+			t := time.NewTimer(retirePatience)
+			select {
+			case <-r.done:
+				over = true
+			case <-t.C:
+				over = classOf(r.c.vol.failure()) == org.CauseHung
+			}
+			t.Stop()
+		}
 	}
 }
 

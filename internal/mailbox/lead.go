@@ -73,7 +73,7 @@ func (c *dbCopy) leadTerm(ctx context.Context, term org.Term) error {
 	if m.Term != term || m.Active != c.k.me {
 		return nil
 	}
-	c.setState(org.CopyMounting, "")
+	c.begin(org.CopyMounting, "")
 	if c.jn.End().Term >= term {
 		// This copy led the term before its process ended. What it had sent
 		// and not yet written may stand in other logs, so it begins a new one.
@@ -84,7 +84,7 @@ func (c *dbCopy) leadTerm(ctx context.Context, term org.Term) error {
 	if c.jn.End().LSN == 0 && (term > 1 || m.Begun) {
 		// Empty is never fine (faults P24, P25): this database has been
 		// written to, so its log was here and is gone.
-		c.setState(org.CopyFailedAndSuspended, "the log is missing")
+		c.fail(org.CopyFailedAndSuspended, kind.Errorf(kind.Corrupt, "the log is missing"))
 		<-ctx.Done()
 		return nil
 	}
@@ -96,6 +96,7 @@ func (c *dbCopy) leadTerm(ctx context.Context, term org.Term) error {
 	l := newLeader(c, m, cancel)
 	c.setLead(l)
 	err := l.run(ctx)
+	c.setState(org.CopyDismounting, "")
 	c.setLead(nil)
 	l.end(kind.Errorf(kind.Elsewhere, "%s: term %d ended here", c.name, term))
 	c.hub.pingAll()

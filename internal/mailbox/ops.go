@@ -372,6 +372,7 @@ func serviceDesc() *grpc.ServiceDesc {
 	for _, o := range copyOps() {
 		d.Methods = append(d.Methods, o.desc())
 	}
+	d.Methods = append(d.Methods, volumeMethod())
 	slices.SortFunc(d.Methods, func(a, b grpc.MethodDesc) int {
 		if a.MethodName < b.MethodName {
 			return -1

@@ -20,13 +20,17 @@ type copyMark struct {
 	Seeding   bool   `json:"seeding,omitempty"` // a seed began and has not ended
 }
 
-const copyMarkFormat = 1
+const (
+	copyMarkFormat = 1
+	copyMarkName   = "copy.json"
+	copyMarkMax    = 1 << 16 // bytes
+)
 
-func (c *dbCopy) markPath() string { return filepath.Join(c.dir, "copy.json") }
+func (c *dbCopy) markPath() string { return filepath.Join(c.dir, copyMarkName) }
 
 func (c *dbCopy) readMark() (copyMark, error) {
 	m := copyMark{Format: copyMarkFormat, Identity: c.identity}
-	b, err := fsx.ReadFile(c.k.fs, c.markPath(), 1<<16)
+	b, err := fsx.ReadFile(c.k.fs, c.markPath(), copyMarkMax)
 	if kind.Is(err, kind.NotFound) {
 		return m, nil
 	}
@@ -82,6 +86,9 @@ func (c *dbCopy) honourReseed() error {
 		}
 		m.SeedCount, m.Seeding = order, true
 	}
+	c.mu.Lock()
+	c.seedCount = m.SeedCount
+	c.mu.Unlock()
 	return c.writeMark(m)
 }
 

@@ -1,31 +1,53 @@
 package mailbox
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/org"
 )
 
-// volume is a disk of this server, with what is known of its space.
+// volume is a disk of this server, with what is known of it. Only its watcher
+// touches the disk to find out how it is: everybody else asks what was found,
+// so that a hung disk holds up nobody but its own copies.
 type volume struct {
 	Volume
 	fs      fsx.FS
 	reserve int64
 
-	mu     sync.Mutex // guards the rest
-	isFull bool
-	looked time.Time
-	free   int64
+	mu        sync.Mutex // guards the rest; never held while the disk is used
+	isFull    bool
+	walked    time.Time // when used was counted
+	walking   bool
+	usedBytes int64
+
+	looked  bool          // at least once
+	moved   chan struct{} // closed and made anew when cause changes, or looked
+	lost    chan struct{} // closed while the copies on it have to stop
+	cause   string        // class, empty while it works
+	why     string
+	since   time.Time // of cause
+	bad     int       // looks in a row that found the same
+	good    int       // looks in a row that found it working
+	passed  []time.Time
+	mark    volumeMark
+	size    int64
+	free    int64
+	latency []time.Duration // of the newest write tests
+	nudged  chan struct{}   // buffered: look now
 }
 
 func newVolume(v Volume, disk fsx.FS, reserve int64) *volume {
-	w := &volume{Volume: v, reserve: reserve}
+	w := &volume{Volume: v, reserve: reserve, moved: make(chan struct{}), lost: make(chan struct{}), nudged: make(chan struct{}, 1)}
 	w.fs = disk
 	if v.MaxSize > 0 {
 		w.fs = limitedFS{FS: disk, v: w}
@@ -49,13 +71,15 @@ func (l limitedFS) Free(path string) (free, total int64, err error) {
 }
 
 // used sums what the volume's folder takes on disk, looked at anew at most
-// once a second.
+// once a second by one caller; others get the sum before.
 func (v *volume) used() int64 {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	if time.Since(v.looked) < time.Second {
-		return v.free
+	if v.walking || time.Since(v.walked) < time.Second {
+		defer v.mu.Unlock()
+		return v.usedBytes
 	}
+	v.walking = true
+	v.mu.Unlock()
 	var sum int64
 	_ = filepath.WalkDir(v.Path, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -66,27 +90,102 @@ func (v *volume) used() int64 {
 		}
 		return nil
 	})
-	v.free, v.looked = sum, time.Now()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.usedBytes, v.walked, v.walking = sum, time.Now(), false
 	return sum
 }
 
-// check reports whether the volume is there at all: a folder that vanished
-// with its disk is not made anew on the disk below it (faults F21).
-func (v *volume) check() error {
-	mark := filepath.Join(v.Path, ".postern-volume")
-	if _, err := v.fs.Stat(mark); err == nil {
+// volumeError is why a volume cannot be used.
+type volumeError struct {
+	volume     org.VolumeName
+	cause, why string
+}
+
+func (e *volumeError) Error() string { return fmt.Sprintf("volume %s: %s", e.volume, e.why) }
+
+// failure is why the volume cannot be used, nil while it works. It does not
+// look at the disk.
+func (v *volume) failure() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.cause == "" {
 		return nil
 	}
-	if _, err := v.fs.Stat(v.Path); err != nil && !kind.Is(err, kind.NotFound) {
-		return err
+	return &volumeError{v.Name, v.cause, v.why}
+}
+
+// usable waits for the first look and returns why the volume cannot be used.
+func (v *volume) usable(ctx context.Context) error {
+	for {
+		v.mu.Lock()
+		looked, moved := v.looked, v.moved
+		v.mu.Unlock()
+		if looked {
+			return v.failure()
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	if names, _ := v.fs.List(v.Path); len(names) > 0 {
-		return fmt.Errorf("volume %s: %s holds files and no mark of this volume; is the right disk mounted there?", v.Name, v.Path)
+}
+
+// while returns a context that ends when the volume is lost.
+func (v *volume) while(ctx context.Context) (context.Context, context.CancelFunc) {
+	v.mu.Lock()
+	lost := v.lost
+	v.mu.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-lost:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}
+
+// change is closed when the volume fails or works again.
+func (v *volume) change() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.moved
+}
+
+// nudge has the volume looked at now: one of its copies met an error.
+func (v *volume) nudge() {
+	select {
+	case v.nudged <- struct{}{}:
+	default:
 	}
-	if err := v.fs.MkdirAll(v.Path); err != nil {
-		return err
+}
+
+// classOf is the class of a disk's error, empty for one that says nothing of
+// the disk.
+func classOf(err error) string {
+	var ve *volumeError
+	if errors.As(err, &ve) {
+		return ve.cause
 	}
-	return fsx.WriteFile(v.fs, mark, []byte("volume "+string(v.Name)+"\n"))
+	for _, c := range []struct {
+		no    syscall.Errno
+		class string
+	}{
+		{syscall.EROFS, org.CauseReadOnly}, {syscall.ENODEV, org.CauseGone}, {syscall.ENXIO, org.CauseGone},
+		{syscall.EIO, org.CauseIO}, {syscall.EREMOTEIO, org.CauseIO}, {syscall.EUCLEAN, org.CauseIO}, {syscall.ESTALE, org.CauseIO},
+		{syscall.ETIMEDOUT, org.CauseIO}, {syscall.ESHUTDOWN, org.CauseIO}, {syscall.EBADMSG, org.CauseIO},
+	} {
+		if errors.Is(err, c.no) {
+			return c.class
+		}
+	}
+	if kind.Is(err, kind.Corrupt) {
+		return org.CauseLog
+	}
+	return ""
 }
 
 func (v *volume) full() bool {

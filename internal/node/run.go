@@ -88,7 +88,8 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	if w.cluster, err = cluster.Open(w.cfg.clusterConfig(), w.log, w.events); err != nil {
 		return err
 	}
-	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
+	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics,
+		Fast: w.cfg.Timers == "fast"}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Config: w.cfg.Directory, Store: w.mailbox.Client(), Log: w.log, Events: w.events})
@@ -110,7 +111,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
 	st.run("directory", w.directory.Run)
-	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Log: w.log, Events: w.events}
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.cfg.Timers == "fast", Log: w.log, Events: w.events}
 	if w.mover != nil {
 		st.run("transport", w.mover.Run)
 		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted

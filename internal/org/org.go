@@ -177,7 +177,17 @@ type Copy struct {
 	// SeedCount grows by one each time an administrator orders a reseed from
 	// nothing.
 	SeedCount int `json:"seed_count,omitempty"`
+	// SeedManual leaves the copy suspended when its seed is done.
+	SeedManual bool `json:"seed_manual,omitempty"`
+	// SuspendedBy tells which part of the system suspended the copy, empty for
+	// an administrator.
+	SuspendedBy string `json:"suspended_by,omitempty"`
+	// NoAutoReseed keeps AutoReseed off the copy.
+	NoAutoReseed bool `json:"no_auto_reseed,omitempty"`
 }
+
+// ByAutoReseed is the SuspendedBy of a copy that AutoReseed suspended.
+const ByAutoReseed = "autoreseed"
 
 // Copy returns the copy on the server.
 func (d Database) Copy(s ServerName) (Copy, bool) {
@@ -241,19 +251,21 @@ type CopyState string
 
 // Copy states.
 const (
-	CopyMounted                CopyState = "Mounted"
-	CopyMounting               CopyState = "Mounting"
-	CopyDismounted             CopyState = "Dismounted"
-	CopyDismounting            CopyState = "Dismounting"
-	CopyHealthy                CopyState = "Healthy"
-	CopyInitializing           CopyState = "Initializing"
-	CopyResynchronizing        CopyState = "Resynchronizing"
-	CopySeeding                CopyState = "Seeding"
-	CopySuspended              CopyState = "Suspended"
-	CopyFailed                 CopyState = "Failed"
-	CopyFailedAndSuspended     CopyState = "FailedAndSuspended"
-	CopyDisconnectedAndHealthy CopyState = "DisconnectedAndHealthy"
-	CopyServiceDown            CopyState = "ServiceDown"
+	CopyMounted                        CopyState = "Mounted"
+	CopyMounting                       CopyState = "Mounting"
+	CopyDismounted                     CopyState = "Dismounted"
+	CopyDismounting                    CopyState = "Dismounting"
+	CopyHealthy                        CopyState = "Healthy"
+	CopyInitializing                   CopyState = "Initializing"
+	CopyResynchronizing                CopyState = "Resynchronizing"
+	CopySeeding                        CopyState = "Seeding"
+	CopySuspended                      CopyState = "Suspended"
+	CopyFailed                         CopyState = "Failed"
+	CopyFailedAndSuspended             CopyState = "FailedAndSuspended"
+	CopyDisconnectedAndHealthy         CopyState = "DisconnectedAndHealthy"
+	CopyDisconnectedAndResynchronizing CopyState = "DisconnectedAndResynchronizing"
+	CopySinglePageRestore              CopyState = "SinglePageRestore"
+	CopyServiceDown                    CopyState = "ServiceDown"
 )
 
 // CopyStatus is what a server reports of one of its copies.
@@ -282,6 +294,15 @@ type CopyStatus struct {
 	// Unix nanoseconds; 0 where that is not known. What was copied and not
 	// replayed is newer.
 	LastTime int64 `json:"last_time,omitempty" cbor:"17,keyasint,omitempty"`
+	// RateIn is how fast a seed comes in, bytes per second over the last seconds.
+	RateIn int64 `json:"rate_in,omitempty" cbor:"20,keyasint,omitempty"`
+	// Volume is where the copy is now, Cause the class of what it failed of, and
+	// Since when it came into its state, Unix nanoseconds.
+	Volume VolumeName `json:"volume,omitempty" cbor:"24,keyasint,omitempty"`
+	Cause  string     `json:"cause,omitempty" cbor:"25,keyasint,omitempty"`
+	Since  int64      `json:"since,omitempty" cbor:"26,keyasint,omitempty"`
+	// SeedCount is the last ordered seed that was begun.
+	SeedCount int `json:"seed_count,omitempty" cbor:"27,keyasint,omitempty"`
 }
 
 // CopyQueueLength is the number of log generations the copy has not received.

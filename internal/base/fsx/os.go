@@ -250,3 +250,11 @@ func retry(call func() error) error {
 		}
 	}
 }
+
+// Device tells which file system holds path, as a number that is the same for
+// all paths on it. It is no part of FS: a disk in memory has none.
+func (OS) Device(path string) (uint64, error) {
+	var st unix.Stat_t
+	err := retry(func() error { return unix.Stat(path, &st) })
+	return uint64(st.Dev), wrap("stat", path, err)
+}

@@ -222,9 +222,13 @@ func (ix *Index) Applied() journal.Position { return *ix.applied.Load() }
 
 // Flush brings what was applied so far to stable storage. On a full disk it
 // waits for space.
-func (ix *Index) Flush() error { return ix.flush(nil) }
+func (ix *Index) Flush() error { return ix.flush(nil, nil) }
 
-func (ix *Index) flush(giveUp <-chan time.Time) error {
+// FlushUntil is Flush that gives up when stop is closed: a disk that fails
+// every write is asked again for ever.
+func (ix *Index) FlushUntil(stop <-chan struct{}) error { return ix.flush(nil, stop) }
+
+func (ix *Index) flush(giveUp <-chan time.Time, stop <-chan struct{}) error {
 	if err := ix.health(); err != nil {
 		return err
 	}
@@ -235,6 +239,8 @@ func (ix *Index) flush(giveUp <-chan time.Time) error {
 	select {
 	case <-done:
 	case <-ix.failed:
+	case <-stop:
+		return kind.Errorf(kind.Busy, "flush index: given up")
 	case <-giveUp:
 		return kind.Errorf(kind.Busy, "flush index: not done in time")
 	}
@@ -280,7 +286,7 @@ func (ix *Index) Close() error {
 	ix.closed = true
 	ix.mu.Unlock()
 	ix.readers.Wait()
-	if err := ix.flush(time.After(closeFlush)); err != nil {
+	if err := ix.flush(time.After(closeFlush), nil); err != nil {
 		ix.log.Warn("index is closed without a flush", "error", err)
 	}
 	return ix.closeDB()
