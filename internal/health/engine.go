@@ -64,6 +64,7 @@ type watched struct {
 	progress respond.Progress
 	shown    org.HealthState
 	since    time.Duration // shown since that moment
+	held     bool          // disabled or in repair
 }
 
 type sightKey struct {

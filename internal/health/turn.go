@@ -26,6 +26,12 @@ func (e *Engine) turn(ctx context.Context) {
 	var all []due
 	for k, w := range e.machines {
 		d, on := e.definition(w)
+		held := !on || e.repairs(k)
+		if w.held && !held {
+			w.machine.Anew(now)
+			w.progress.Red = false
+		}
+		w.held = held
 		w.machine.Turn(d, now)
 		state, since := w.machine.State()
 		shown := w.machine.Shown(d, now, !on, e.repairs(k))

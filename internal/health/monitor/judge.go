@@ -98,7 +98,7 @@ func (r Rule) consecutive(samples []Sample) (verdict, Moment, string) {
 	last := samples[len(samples)-1]
 	switch {
 	case streak >= int(r.Threshold):
-		return red, samples[len(samples)-streak].At, fmt.Sprintf("%d results in a row are bad: %s", streak, last.Text)
+		return red, samples[len(samples)-streak].At, fmt.Sprintf("the last %d results are bad: %s", int(r.Threshold), last.Text)
 	case streak == len(samples):
 		return unknown, last.At, "" // a beginning: not enough to say anything
 	}

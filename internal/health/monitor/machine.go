@@ -45,12 +45,13 @@ type Machine struct {
 	relapses  int
 	why       string
 
-	born, heard Moment
+	heard Moment
+	anew  Moment // what was red before does not count
 }
 
 // New makes a machine that has seen nothing.
 func New(now Moment) *Machine {
-	return &Machine{state: org.UnInitialized, since: now, born: now, heard: now}
+	return &Machine{state: org.UnInitialized, since: now, heard: now}
 }
 
 // Take gives the machine a result. Results come in the order of their times.
@@ -98,6 +99,7 @@ func (m *Machine) Turn(d Definition, now Moment) (changed bool) {
 
 func (m *Machine) turnRed(d Definition, from, now Moment) {
 	if !m.isRed {
+		from = max(from, m.anew)
 		if m.hadRed && from-m.redEnd <= d.Calm {
 			if !m.state.Red() {
 				m.relapses++
@@ -162,6 +164,16 @@ func (m *Machine) step(d Definition, now Moment) org.HealthState {
 		}
 	}
 	return state
+}
+
+// Anew begins the ladder anew, as at the end of a repair: what was red until now
+// was somebody's work.
+func (m *Machine) Anew(now Moment) {
+	m.redTotal, m.relapses, m.redFrom, m.anew = 0, 0, now, now
+	if m.state.Red() {
+		m.state, m.since, m.hadRed = org.HealthOK, now, false
+		m.isRed, m.isGreen = false, false
+	}
 }
 
 // silent tells whether no result came for longer than can be explained.

@@ -1,0 +1,179 @@
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/health/probe"
+	"github.com/postern-mail/postern/internal/health/respond"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// What the commands change.
+
+// Limits of the commands.
+const (
+	mostRepair  = 7 * 24 * time.Hour
+	mostTargets = 100
+	mostByHand  = 5 * time.Minute
+)
+
+// probeRun runs a probe about one target or about all.
+func (d *Desk) probeRun(ctx context.Context, in probeRunArgs) ([]ProbeRow, error) {
+	i := slices.IndexFunc(d.items.Probes, func(p Probe) bool { return p.Set+`\`+p.Name == in.Probe })
+	if i < 0 {
+		return nil, kind.WithHint(kind.Errorf(kind.NotFound, "there is no probe %s", in.Probe), "names are case-sensitive; see postern health definitions")
+	}
+	p := d.items.Probes[i]
+	switch {
+	case p.Kind == Notification:
+		return nil, kind.Errorf(kind.Invalid, "probe %s is a notification: a part of the program tells by itself", in.Probe)
+	case p.Run == nil:
+		return nil, kind.Errorf(kind.Invalid, "probe %s cannot be run here", in.Probe)
+	case in.Timeout < 0 || in.Timeout > mostByHand:
+		return nil, kind.Errorf(kind.Invalid, "time-out %v is not from 0 to %v", in.Timeout, mostByHand)
+	case in.Timeout > 0:
+		p.Timeout = in.Timeout
+	}
+	targets := probe.TargetsOf(p)
+	if in.Target != "" {
+		if !slices.Contains(targets, in.Target) {
+			return nil, kind.Errorf(kind.NotFound, "probe %s has no target %s here; it has %s", in.Probe, in.Target, strings.Join(targets[:min(len(targets), 10)], ", "))
+		}
+		targets = []string{in.Target}
+	}
+	rows := []ProbeRow{}
+	for _, t := range targets[:min(len(targets), mostTargets)] {
+		r, err := d.sched.Once(ctx, p, t)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, ProbeRow{Probe: in.Probe, Target: t, Result: r.Outcome.String(), Value: r.Value, Took: r.Took.Round(time.Microsecond), Text: r.Text})
+	}
+	return rows, nil
+}
+
+// monitorSet writes or removes the row of a repair.
+func (d *Desk) monitorSet(ctx context.Context, in monitorSetArgs) (command.None, error) {
+	server := in.Server
+	if server == "" {
+		server = d.deps.Server
+	}
+	if err := d.member(server); err != nil {
+		return command.None{}, err
+	}
+	parts := strings.SplitN(in.Monitor, `\`, 3)
+	if len(parts) < 2 || !slices.ContainsFunc(d.items.Monitors, func(m Monitor) bool { return m.Set == parts[0] && m.Name == parts[1] }) {
+		return command.None{}, kind.WithHint(kind.Errorf(kind.NotFound, "there is no monitor %s", in.Monitor), "names are case-sensitive; see postern health definitions")
+	}
+	key := repairingPrefix + string(server) + "/" + in.Monitor
+	if !in.Repairing {
+		return command.None{}, d.deps.Rows.Commit(ctx, []Op{{Key: key}})
+	}
+	if in.For <= 0 || in.For > mostRepair || len(in.Why) > 500 || len(in.Monitor) > 300 {
+		return command.None{}, kind.Errorf(kind.Invalid, "repair of %s for %v: want a time of at most %v and short words", in.Monitor, in.For, mostRepair)
+	}
+	raw, err := json.Marshal(repairing{Server: server, Monitor: in.Monitor, By: command.CallerOf(ctx).Name, Why: in.Why, Until: d.deps.Clock.Now().Add(in.For).UTC()})
+	if err != nil {
+		return command.None{}, fmt.Errorf("repair of %s: %w", in.Monitor, err)
+	}
+	return command.None{}, d.deps.Rows.Commit(ctx, []Op{{Key: key, Value: raw}})
+}
+
+// overrideAdd checks and writes an override.
+func (d *Desk) overrideAdd(ctx context.Context, in overrideAddArgs) (command.Plan, error) {
+	if err := d.member(in.Server); err != nil {
+		return command.Plan{}, err
+	}
+	now := d.deps.Clock.Now().UTC()
+	o := org.Override{ID: now.Format("20060102T150405.000"), Item: in.Item, Type: in.Type, Property: in.Property, Value: in.Value, Server: in.Server,
+		By: command.CallerOf(ctx).Name, Why: in.Why, Created: now, Version: in.Version, UntilRemoved: in.Forever}
+	if in.For != 0 {
+		o.Until = now.Add(in.For)
+	}
+	var same []org.Override // those that hold for some server that the new one holds for
+	for _, x := range d.allOverrides() {
+		if x.Server == "" || o.Server == "" || x.Server == o.Server {
+			same = append(same, x)
+		}
+	}
+	if err := checkOverride(d.items, same, o, in.Force, now); err != nil {
+		return command.Plan{}, err
+	}
+	step := command.Step{Name: "override " + o.Item, Detail: fmt.Sprintf("%s %s = %s, ends %s", o.Type, o.Property, o.Value, endOf(o))}
+	if in.DryRun {
+		return command.Plan{DryRun: true, Steps: []command.Step{step}}, nil
+	}
+	raw, err := json.Marshal(o)
+	if err != nil {
+		return command.Plan{}, fmt.Errorf("override %s: %w", o.Item, err)
+	}
+	if err := d.deps.Rows.Commit(ctx, []Op{{Key: overrideKey(o), Value: raw, If: true}}); err != nil {
+		return command.Plan{}, fmt.Errorf("override %s: %w", o.Item, err)
+	}
+	d.deps.Events.Emit(evOverride, "override %s of %s %s: %s = %s, ends %s", o.ID, o.Type, o.Item, o.Property, o.Value, endOf(o))
+	step.Done = true
+	return command.Plan{Steps: []command.Step{step}}, nil
+}
+
+func (d *Desk) overrideRemove(ctx context.Context, in overrideArg) (command.None, error) {
+	for _, o := range d.allOverrides() {
+		if o.ID != in.ID {
+			continue
+		}
+		if err := d.deps.Rows.Commit(ctx, []Op{{Key: overrideKey(o)}}); err != nil {
+			return command.None{}, fmt.Errorf("override %s: %w", o.ID, err)
+		}
+		d.deps.Events.Emit(evOverride, "override %s of %s was removed", o.ID, o.Item)
+		return command.None{}, nil
+	}
+	return command.None{}, kind.WithHint(kind.Errorf(kind.NotFound, "there is no override %s", in.ID), "postern health override list")
+}
+
+// recoveryMode sets a recovery mode, or removes it.
+func (d *Desk) recoveryMode(ctx context.Context, in modeArgs) (command.Plan, error) {
+	if err := d.member(in.Server); err != nil {
+		return command.Plan{}, err
+	}
+	if err := d.knownSet(in.Set); err != nil {
+		return command.Plan{}, err
+	}
+	if in.For < 0 || in.For > 366*24*time.Hour || len(in.Why) > 500 {
+		return command.Plan{}, kind.Errorf(kind.Invalid, "recovery mode for %v: want a time within a year and short words", in.For)
+	}
+	m := mode{Server: in.Server, Set: in.Set, Mode: respond.Mode(in.Mode), By: command.CallerOf(ctx).Name, Why: in.Why}
+	if in.For > 0 {
+		m.Until = d.deps.Clock.Now().Add(in.For).UTC()
+	}
+	step := command.Step{Name: "recovery mode", Detail: fmt.Sprintf("%s for %s %s", in.Mode, orAll(string(in.Server)), orAll(in.Set))}
+	if in.DryRun {
+		return command.Plan{DryRun: true, Steps: []command.Step{step}}, nil
+	}
+	op := Op{Key: m.key()}
+	if in.Mode != "default" {
+		raw, err := json.Marshal(m)
+		if err != nil {
+			return command.Plan{}, fmt.Errorf("recovery mode: %w", err)
+		}
+		op.Value = raw
+	}
+	if err := d.deps.Rows.Commit(ctx, []Op{op}); err != nil {
+		return command.Plan{}, fmt.Errorf("recovery mode: %w", err)
+	}
+	d.deps.Events.Emit(evMode, "recovery mode of %s %s is %s", orAll(string(in.Server)), orAll(in.Set), in.Mode)
+	step.Done = true
+	return command.Plan{Steps: []command.Step{step}}, nil
+}
+
+func orAll(s string) string {
+	if s == "" {
+		return "all"
+	}
+	return s
+}
