@@ -22,7 +22,7 @@ func run() int {
 	defer stop()
 	root := cli.New(cli.Options{
 		Version:  version,
-		Commands: node.Commands(nil, nil, nil, nil, nil),
+		Commands: node.Commands(node.Rooms{}),
 		Extra:    append(node.CLI(version), lab.Command()),
 		Docs:     node.Docs(),
 	})

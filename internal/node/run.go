@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,6 +26,8 @@ import (
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mailbox"
+	"github.com/postern-mail/postern/internal/node/component"
+	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport"
 )
 
@@ -36,11 +39,12 @@ type mailWorker struct {
 	events  *event.Log
 	metrics *metrics.Registry
 
-	cluster   *cluster.Cluster
-	mailbox   *mailbox.Keeper
-	directory *directory.Directory
-	mover     *transport.Mover // nil at a witness
-	active    *active.Manager
+	cluster    *cluster.Cluster
+	components *component.Book
+	mailbox    *mailbox.Keeper
+	directory  *directory.Directory
+	mover      *transport.Mover // nil at a witness
+	active     *active.Manager
 	certs     *certs.Source
 	smtp      *smtpd.Server
 	imap      *imapd.Server
@@ -88,6 +92,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	if w.cluster, err = cluster.Open(w.cfg.clusterConfig(), w.log, w.events); err != nil {
 		return err
 	}
+	w.components = component.New(component.Deps{Group: w.cluster, Primary: w.primary, Events: w.events})
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics,
 		Fast: w.cfg.Timers == "fast"}); err != nil {
 		return errors.Join(err, w.cluster.Close())
@@ -118,7 +123,14 @@ func (w *mailWorker) keepers(st *stages) {
 	}
 	w.active = active.New(w.cfg.Active, deps)
 	st.run("active", w.active.Run)
+	if w.mover != nil {
+		w.components.Obeys(org.Transport, w.mover.Component)
+	}
+	st.run("components", w.components.Run)
 }
+
+// primary tells whether this server has the primary role.
+func (w *mailWorker) primary() bool { return w.active != nil && w.active.Primary() == w.cluster.Name() }
 
 // newMover opens the queue. A witness has none.
 func (w *mailWorker) newMover() (err error) {
@@ -127,7 +139,7 @@ func (w *mailWorker) newMover() (err error) {
 	}
 	client := w.mailbox.Client()
 	w.mover, err = transport.New(w.cfg.Transport, transport.Deps{Group: w.cluster, Store: client, Delivered: client.Delivered,
-		DuplicateWindow: w.cfg.Mailbox.DuplicateWindow, Directory: w.directory, ClientCertificate: w.clientCertificate,
+		DuplicateWindow: w.cfg.Mailbox.DuplicateWindow, Directory: w.directory, ClientCertificate: w.clientCertificate, Component: w.components.State,
 		Hostname: w.cfg.SMTP.Hostname, Version: w.cfg.Version, Fast: w.cfg.Timers == "fast", Log: w.log, Events: w.events, Metrics: w.metrics})
 	return err
 }
@@ -147,11 +159,11 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 		return nil // a witness votes and has no mail
 	}
 	if w.smtp, err = smtpd.New(w.cfg.SMTP, smtpd.Deps{Directory: w.directory, Queue: w.mover, Guard: w.mover, TLS: w.certs.TLS(),
-		Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
+		Component: w.components.State, Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
 		return err
 	}
 	if w.imap, err = imapd.New(w.cfg.IMAP, imapd.Deps{Directory: w.directory, Store: w.mailbox.Client(), TLS: w.certs.TLS(),
-		Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
+		Component: w.components.State, Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
 		return err
 	}
 	select {
@@ -215,18 +227,29 @@ func (w *mailWorker) readiness() error {
 
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
-	return Commands(w.cluster, w.mailbox, w.directory, w.mover, w.active)
+	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active})
 }
 
-// Commands joins the rooms' entries of the command table. For listing them
-// the rooms may be nil.
-func Commands(c *cluster.Cluster, k *mailbox.Keeper, d *directory.Directory, m *transport.Mover, a *active.Manager) []command.Command {
-	var all []command.Command
-	all = append(all, cluster.Commands(c)...)
-	all = append(all, mailbox.Commands(k)...)
-	all = append(all, directory.Commands(d)...)
-	all = append(all, transport.Commands(m)...)
-	return append(all, active.Commands(a)...)
+// Rooms are what brings commands. For listing them all may be nil.
+type Rooms struct {
+	Cluster    *cluster.Cluster
+	Components *component.Book
+	Mailbox    *mailbox.Keeper
+	Directory  *directory.Directory
+	Transport  *transport.Mover
+	Active     *active.Manager
+}
+
+// Commands joins the rooms' entries of the command table.
+func Commands(r Rooms) []command.Command {
+	return slices.Concat(
+		cluster.Commands(r.Cluster),
+		component.Commands(r.Components),
+		mailbox.Commands(r.Mailbox),
+		directory.Commands(r.Directory),
+		transport.Commands(r.Transport),
+		active.Commands(r.Active),
+	)
 }
 
 // issue makes a certificate of the group's CA for the doors.

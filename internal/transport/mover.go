@@ -49,14 +49,17 @@ type Deps struct {
 	DuplicateWindow time.Duration
 	// ClientCertificate gives the certificate that a connector names.
 	ClientCertificate func(name string) (*tls.Certificate, error)
-	Hostname          string // of this server, where the configuration has none
-	Version           string
-	Fast              bool   // short times, for tests and drills
-	FS                fsx.FS // nil: the disk
-	IndexFS           vfs.FS // nil: the disk
-	Log               *slog.Logger
-	Events            *event.Log
-	Metrics           prometheus.Registerer
+	// Component tells what org.Transport may do on this server and gives a channel
+	// that is closed when that may have changed; nil: always Active.
+	Component func(org.Component) (org.ComponentState, <-chan struct{})
+	Hostname  string // of this server, where the configuration has none
+	Version   string
+	Fast      bool   // short times, for tests and drills
+	FS        fsx.FS // nil: the disk
+	IndexFS   vfs.FS // nil: the disk
+	Log       *slog.Logger
+	Events    *event.Log
+	Metrics   prometheus.Registerer
 }
 
 // Mover moves messages. Its methods may be called from any goroutine.
@@ -79,6 +82,7 @@ type Mover struct {
 	names         atomic.Pointer[names]
 	organizations hashes
 	ready         chan struct{}
+	held          held
 }
 
 // New opens the queue and registers what other servers ask of it; it has to be
@@ -171,6 +175,7 @@ func (m *Mover) Run(ctx context.Context) error {
 	var told sync.WaitGroup
 	run(&told, "shadow", func() error { return m.shadow.Run(telling) })
 	m.followSettings(ctx) // before the first attempt: what is suspended stays so
+	m.holdFirst()         // before the first message
 	inner, end := context.WithCancel(ctx)
 	defer end()
 	run(&upper, "dispatch", func() error { return m.dispatch.Run(inner, m.cfg.Drain.Std()) })
@@ -178,6 +183,7 @@ func (m *Mover) Run(ctx context.Context) error {
 	run(&upper, "guard", func() error { return m.guard.Run(inner) })
 	m.outside.run(inner, &upper, run)
 	run(&upper, "keep", func() error { return m.keep(inner) })
+	run(&upper, "component", func() error { m.obey(inner); return nil })
 	close(m.ready)
 	var err error
 	select {

@@ -111,6 +111,10 @@ func (m *Mover) answer(ctx context.Context, _ org.ServerName, method string, req
 	case askDrain:
 		return respond(request, func(q drainQuery) (struct{}, error) {
 			if q.Resume {
+				if state, _ := m.wished(); state != org.Active {
+					return struct{}{}, kind.WithHint(kind.Errorf(kind.Busy, "accept again: the component transport is %s", state),
+						"postern component list "+string(m.me)+" shows who wants that")
+				}
 				m.shadow.Resume()
 				m.dispatch.Unpause()
 				return struct{}{}, nil

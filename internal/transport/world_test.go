@@ -216,6 +216,7 @@ type world struct {
 	boxes map[string]org.MailboxRef
 	table map[string]command.Command
 	n     int
+	wish  wish
 	end   func()
 }
 
@@ -248,7 +249,7 @@ func (w *world) start() {
 	m, err := New(Config{Dir: "queue", SegmentSize: 1 << 20, Reserve: 1 << 20, Hostname: "mx.red.example", Private: true, Drain: conf.Duration(time.Second),
 		DNS: DNSConfig{Servers: []string{"127.0.0.1:9"}}},
 		Deps{Group: w.group, Store: w.store, Delivered: w.store.delivered, DuplicateWindow: 120 * time.Hour, Directory: w.dir, Version: "test",
-			FS: w.fs, IndexFS: w.ix, Log: log, Events: events, Metrics: prometheus.NewRegistry()})
+			FS: w.fs, IndexFS: w.ix, Component: w.wish.component, Log: log, Events: events, Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net"
 	"net/netip"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +12,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/org"
 )
 
 // Directory checks passwords. Errors: kind.Denied for a wrong one, kind.Busy
@@ -24,7 +26,12 @@ type Deps struct {
 	Store     mail.Store
 	Directory Directory
 	// TLS is for both doors; without it nobody can log in.
-	TLS     *tls.Config
+	TLS *tls.Config
+	// Component tells what org.IMAPComponent may do and gives a channel that is
+	// closed when that may have changed; nil: always Active.
+	Component func(org.Component) (org.ComponentState, <-chan struct{})
+	// Listen opens an address; nil: the network of this machine.
+	Listen  func(ctx context.Context, addr string) (net.Listener, error)
 	Log     *slog.Logger          // nil: silent
 	Events  *event.Log            // nil: none
 	Metrics prometheus.Registerer // nil: not exported

@@ -68,6 +68,11 @@ type world struct {
 
 func newWorld(t testing.TB, tune func(*Config)) *world {
 	t.Helper()
+	return worldWith(t, tune, func(*Deps) {})
+}
+
+func worldWith(t testing.TB, tune func(*Config), with func(*Deps)) *world {
+	t.Helper()
 	cfg := Config{StartTLS: Door{Listen: []string{"127.0.0.1:0"}}, TLS: Door{Listen: []string{"127.0.0.1:0"}},
 		AuthDelay: conf.Duration(time.Millisecond), WaitTimeout: conf.Duration(10 * time.Second)}
 	if tune != nil {
@@ -85,8 +90,10 @@ func newWorld(t testing.TB, tune func(*Config)) *world {
 			w.ann = ref
 		}
 	}
+	deps := Deps{Store: w.store, Directory: dir, TLS: testTLS(t), Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	with(&deps)
 	var err error
-	w.srv, err = New(cfg, Deps{Store: w.store, Directory: dir, TLS: testTLS(t), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	w.srv, err = New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

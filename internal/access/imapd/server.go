@@ -16,7 +16,6 @@ import (
 
 	"github.com/postern-mail/postern/internal/access/imapd/imapserver"
 	"github.com/postern-mail/postern/internal/access/imapd/imapwire"
-	"github.com/postern-mail/postern/internal/access/proxyproto"
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/org"
@@ -62,6 +61,8 @@ type Server struct {
 	sessions map[org.MailboxID]int
 	addrs    map[string][]net.Addr
 	stopping bool
+	state    org.ComponentState // what the component may do
+	open     bool               // the doors listen
 }
 
 // New checks the configuration and returns a door that is still shut.
@@ -82,6 +83,11 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		appendMemory: semaphore.NewWeighted(cfg.AppendMemory),
 		ready:        make(chan struct{}),
 		conns:        map[*imapserver.Conn]struct{}{}, sessions: map[org.MailboxID]int{}, addrs: map[string][]net.Addr{},
+	}
+	if s.deps.Listen == nil {
+		s.deps.Listen = func(ctx context.Context, addr string) (net.Listener, error) {
+			return (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		}
 	}
 	s.imap = imapserver.New(s.options())
 	return s, nil
@@ -111,7 +117,7 @@ func (s *Server) options() imapserver.Options {
 	}
 }
 
-// Ready is closed when both doors listen.
+// Ready is closed when both doors listen, if they may.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Addrs tells where a door ("starttls", "tls") listens, in the order of the
@@ -124,68 +130,20 @@ func (s *Server) Addrs(door string) []net.Addr {
 
 // Run opens the doors and serves until ctx ends. Then it tells all clients
 // BYE, gives commands under way drain_timeout to finish, and returns when all
-// connections are closed.
+// connections are closed. While its component is held back the doors are shut.
 func (s *Server) Run(ctx context.Context) error {
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer s.cancel()
-	listeners, err := s.listen(ctx)
-	if err != nil {
+	var serving sync.WaitGroup
+	d := &doors{s: s, serving: &serving}
+	if err := d.begin(ctx); err != nil {
 		return err
 	}
 	close(s.ready)
-	var accepting, serving sync.WaitGroup
-	for _, l := range listeners {
-		accepting.Go(func() { s.accept(ctx, l, &serving) })
-	}
-	<-ctx.Done()
-	for _, l := range listeners {
-		l.Close()
-	}
-	accepting.Wait()
+	d.follow(ctx)
 	s.drain(&serving)
 	s.events.Emit(eventStopped, "the IMAP door is shut")
 	return nil
-}
-
-// listener is an open door.
-type listener struct {
-	net.Listener
-	implicitTLS bool
-}
-
-func (s *Server) listen(ctx context.Context) ([]listener, error) {
-	var out []listener
-	fail := func(err error) ([]listener, error) {
-		for _, l := range out {
-			l.Close()
-		}
-		return nil, err
-	}
-	for _, door := range []struct {
-		name string
-		Door
-		implicit bool
-	}{{"starttls", s.cfg.StartTLS, false}, {"tls", s.cfg.TLS, true}} {
-		from, err := parseNetworks(door.ProxyFrom)
-		if err != nil {
-			return fail(err) // not reached: validated
-		}
-		for _, addr := range door.Listen {
-			l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
-			if err != nil {
-				return fail(fmt.Errorf("imap: listen on %s: %w", addr, err))
-			}
-			s.mu.Lock()
-			s.addrs[door.name] = append(s.addrs[door.name], l.Addr())
-			s.mu.Unlock()
-			s.events.Emit(eventListening, "IMAP (%s) listens on %s", door.name, l.Addr())
-			if len(from) > 0 {
-				l = proxyproto.Listen(l, from)
-			}
-			out = append(out, listener{l, door.implicit})
-		}
-	}
-	return out, nil
 }
 
 func (s *Server) accept(ctx context.Context, l listener, serving *sync.WaitGroup) {
@@ -229,6 +187,9 @@ func (s *Server) serve(c net.Conn, implicitTLS bool) {
 	stopping := s.stopping
 	if !stopping {
 		s.conns[conn] = struct{}{}
+	}
+	if s.state == org.Inactive {
+		conn.Shutdown(offline)
 	}
 	s.mu.Unlock()
 	if stopping {

@@ -47,9 +47,11 @@ type conn struct {
 
 	linger bool // the client may still be sending when we close
 
-	mu       sync.Mutex // guards the two below and the read deadline while waiting
+	mu       sync.Mutex // guards those below and the read deadline while waiting
 	waiting  bool       // for a command or a handshake
-	draining bool
+	within   bool       // a transaction was open when the waiting began
+	draining bool       // ends at the next wait
+	leaving  bool       // ends at the next wait outside of a transaction
 }
 
 var errDraining = errors.New("server is stopping")
@@ -288,7 +290,8 @@ func (c *conn) beginWait() error {
 func (c *conn) beginWaitFor(d time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining {
+	c.within = c.tx != nil
+	if c.mustEnd() {
 		return errDraining
 	}
 	c.waiting = true
@@ -299,11 +302,14 @@ func (c *conn) endWait() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waiting = false
-	if c.draining {
+	if c.mustEnd() {
 		return errDraining
 	}
 	return nil
 }
+
+// mustEnd tells whether the connection ends here; the caller holds mu.
+func (c *conn) mustEnd() bool { return c.draining || c.leaving && !c.within }
 
 // drain makes the connection end at its next wait for a command.
 func (c *conn) drain() {
@@ -313,6 +319,17 @@ func (c *conn) drain() {
 	if c.waiting {
 		// The only error is a closed connection, which is what we want.
 		_ = c.raw.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// leave makes the connection end at its next wait outside of a transaction: a
+// message that was begun is still taken.
+func (c *conn) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaving = true
+	if c.waiting && !c.within {
+		_ = c.raw.SetReadDeadline(time.Unix(1, 0)) // as in drain
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -14,10 +13,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/postern-mail/postern/internal/access/proxyproto"
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/org"
 )
 
 // Deps is what the doors need from others. Directory, Queue and Guard must be
@@ -27,9 +26,15 @@ type Deps struct {
 	Queue     Queue
 	Guard     Guard
 	TLS       *tls.Config // nil: no STARTTLS, and the doors for users cannot open
-	Log       *slog.Logger
-	Events    *event.Log
-	Metrics   prometheus.Registerer
+	// Component tells what the components org.SMTPComponent (the door receive)
+	// and org.Submission (those for users) may do, and gives a channel that is
+	// closed when that may have changed. nil: always Active.
+	Component func(org.Component) (org.ComponentState, <-chan struct{})
+	// Listen opens an address; nil: the network of this machine.
+	Listen  func(ctx context.Context, addr string) (net.Listener, error)
+	Log     *slog.Logger
+	Events  *event.Log
+	Metrics prometheus.Registerer
 }
 
 // door is one of the three services.
@@ -41,6 +46,7 @@ type door struct {
 	tls      *tls.Config
 	cfg      Door
 	from     []netip.Prefix // load balancers
+	part     org.Component  // what holds it back
 }
 
 // Server is the SMTP doors of one server.
@@ -59,10 +65,12 @@ type Server struct {
 	stopping chan struct{} // closed when Run begins to drain
 	ready    chan struct{} // closed when all doors listen
 
-	mu     sync.Mutex // guards the three below
+	mu     sync.Mutex // guards those below
 	conns  map[*conn]struct{}
 	addrs  map[string][]net.Addr
 	warned map[int]time.Time // event code -> when it was last told
+	states map[org.Component]org.ComponentState
+	open   map[org.Component]bool // its doors listen
 }
 
 // New checks the configuration and returns doors that are still shut.
@@ -80,13 +88,19 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		rates:    newRates(cfg.AccountMessagesPerMinute, cfg.AccountRecipientsPerHour),
 		stopping: make(chan struct{}), ready: make(chan struct{}),
 		conns: map[*conn]struct{}{}, addrs: map[string][]net.Addr{}, warned: map[int]time.Time{},
+		states: map[org.Component]org.ComponentState{}, open: map[org.Component]bool{},
+	}
+	if s.deps.Listen == nil {
+		s.deps.Listen = func(ctx context.Context, addr string) (net.Listener, error) {
+			return (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+		}
 	}
 	s.memory.max = cfg.MessageMemory
 	s.metrics = newMetrics(deps.Metrics, &s.memory)
 	s.doors = []*door{
-		{name: "receive", origin: "receive", tls: askForCertificate(s.tls), cfg: cfg.Receive},
-		{name: "submission", origin: "submission", users: true, tls: s.tls, cfg: cfg.Submission},
-		{name: "submissions", origin: "submission", users: true, implicit: true, tls: s.tls, cfg: cfg.Submissions},
+		{name: "receive", origin: "receive", tls: askForCertificate(s.tls), cfg: cfg.Receive, part: org.SMTPComponent},
+		{name: "submission", origin: "submission", users: true, tls: s.tls, cfg: cfg.Submission, part: org.Submission},
+		{name: "submissions", origin: "submission", users: true, implicit: true, tls: s.tls, cfg: cfg.Submissions, part: org.Submission},
 	}
 	for _, d := range s.doors {
 		if d.users && len(d.cfg.Listen) > 0 && s.tls == nil {
@@ -97,7 +111,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	return s, nil
 }
 
-// Ready is closed when all doors listen.
+// Ready is closed when all doors listen that may.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Addrs tells where a door ("receive", "submission", "submissions") listens,
@@ -110,59 +124,38 @@ func (s *Server) Addrs(door string) []net.Addr {
 
 // Run opens the doors and serves until ctx ends; then it stops listening,
 // lets messages under way finish within the drain timeout and returns when no
-// connection is left. It may be called once.
+// connection is left. Doors whose component is held back are shut meanwhile. It
+// may be called once.
 func (s *Server) Run(ctx context.Context) error {
-	listeners, err := s.listen(ctx)
-	if err != nil {
-		return err
-	}
-	close(s.ready)
-	if len(listeners) > 0 {
-		s.deps.Events.Emit(eventOpen, "SMTP is open as %s", s.cfg.Hostname)
-	}
 	// Messages under way outlive ctx by the drain timeout.
 	live, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
-	var accepting, serving sync.WaitGroup
-	for l, d := range listeners {
-		accepting.Go(func() { s.accept(live, l, d, &serving) })
+	var serving sync.WaitGroup
+	parts := s.parts(live, &serving)
+	for _, p := range parts {
+		if err := p.begin(ctx); err != nil {
+			for _, open := range parts {
+				open.shut()
+			}
+			return err
+		}
+	}
+	close(s.ready)
+	if len(parts) > 0 {
+		s.deps.Events.Emit(eventOpen, "SMTP is open as %s", s.cfg.Hostname)
+	}
+	var following sync.WaitGroup
+	for _, p := range parts {
+		following.Go(func() { p.follow(ctx) })
 	}
 	<-ctx.Done()
 	close(s.stopping)
-	for l := range listeners {
-		l.Close()
-	}
-	accepting.Wait()
+	following.Wait()
 	s.drain(&serving, kill)
-	if len(listeners) > 0 {
+	if len(parts) > 0 {
 		s.deps.Events.Emit(eventClosed, "SMTP is closed")
 	}
 	return nil
-}
-
-// listen opens all doors or none.
-func (s *Server) listen(ctx context.Context) (map[net.Listener]*door, error) {
-	out := map[net.Listener]*door{}
-	for _, d := range s.doors {
-		for _, at := range d.cfg.Listen {
-			var lc net.ListenConfig
-			l, err := lc.Listen(ctx, "tcp", at)
-			if err != nil {
-				for open := range out {
-					open.Close()
-				}
-				return nil, kind.WithHint(fmt.Errorf("smtp: open %s: %w", d.name, err), "is another mail server running, or a right missing for ports below 1024?")
-			}
-			s.mu.Lock()
-			s.addrs[d.name] = append(s.addrs[d.name], l.Addr())
-			s.mu.Unlock()
-			if len(d.from) > 0 {
-				l = proxyproto.Listen(l, d.from)
-			}
-			out[l] = d
-		}
-	}
-	return out, nil
 }
 
 // accept takes connections until the listener is closed.
@@ -260,6 +253,7 @@ func (s *Server) enlist(c *conn) {
 	case <-s.stopping:
 		c.drain()
 	default:
+		c.obey(s.states[c.door.part])
 	}
 }
 

@@ -75,7 +75,14 @@ func (k *Keeper) Drain(ctx context.Context) error {
 	return nil
 }
 
-// Resume accepts messages again after Drain.
+// Hold accepts nothing any more, neither messages nor copies; what is here stays
+// until Drain. Resume ends it.
+func (k *Keeper) Hold() {
+	k.draining.Store(true)
+	wake(k.wakeJudge)
+}
+
+// Resume accepts messages again after Drain or Hold.
 func (k *Keeper) Resume() {
 	k.draining.Store(false)
 	wake(k.wakeJudge)
