@@ -173,6 +173,10 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	for _, c := range []org.Component{org.SMTPComponent, org.Submission} {
+		w.components.Obeys(c, func() (org.ComponentState, int) { return w.smtp.Now(c) })
+	}
+	w.components.Obeys(org.IMAPComponent, w.imap.Now)
 	st.run("smtp", w.smtp.Run)
 	st.run("imap", w.imap.Run)
 	for _, open := range []<-chan struct{}{w.smtp.Ready(), w.imap.Ready()} {
