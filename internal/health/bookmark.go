@@ -61,7 +61,7 @@ func (e *Engine) bookmark(last bool) {
 	if bytes.Equal(raw, e.kept) {
 		return // nothing to tell: an idle server writes nothing
 	}
-	if err := respond.ReplaceFile(e.bookmarkPath(), codec.MustMarshal(bookmarks{bookmarkFormat, e.saved.Round(0), marks})); err != nil {
+	if err := respond.ReplaceFile(e.bookmarkPath(), codec.MustMarshal(bookmarks{bookmarkFormat, e.saved.Round(0), marks}), false); err != nil {
 		e.deps.Log.Warn("the health bookmarks were not written", "error", err)
 		return
 	}

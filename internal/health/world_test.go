@@ -239,6 +239,7 @@ type server struct {
 	desk   *Desk
 	engine *Engine
 	events *event.Log
+	clock  Clock
 
 	stopDesk, stopEngine func()
 }
@@ -253,10 +254,16 @@ func newServer(t *testing.T, name org.ServerName, rows *state, m *mesh, items It
 func (s *server) startDesk() {
 	s.t.Helper()
 	d, err := NewDesk(s.cfg, DeskDeps{Server: s.name, Version: "1", Dir: s.dir, Items: s.items, Rows: s.rows, Mesh: meshAt{s.mesh, s.name},
-		Actor: s.hands, Spares: s.spares, Log: slog.New(slog.DiscardHandler), Events: s.events})
+		Actor: s.hands, Spares: s.spares, Clock: s.clock, Log: discard(), Events: s.events})
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	s.connect(d)
+	s.stopDesk = s.run(d.Run)
+}
+
+// connect puts a Desk behind the wire.
+func (s *server) connect(d *Desk) {
 	mux := http.NewServeMux()
 	for p, h := range d.Handlers() {
 		mux.Handle(p, h)
@@ -265,12 +272,13 @@ func (s *server) startDesk() {
 	s.wire.mux = mux
 	s.wire.mu.Unlock()
 	s.desk = d
-	s.stopDesk = s.run(d.Run)
 }
+
+func (s *server) client() *http.Client { return &http.Client{Transport: s.wire} }
 
 func (s *server) startEngine() {
 	s.t.Helper()
-	e, err := NewEngine(s.cfg, EngineDeps{Server: s.name, Dir: s.dir, Items: s.items, Desk: &http.Client{Transport: s.wire}, Host: s.host,
+	e, err := NewEngine(s.cfg, EngineDeps{Server: s.name, Dir: s.dir, Items: s.items, Desk: s.client(), Host: s.host,
 		Log: slog.New(slog.DiscardHandler), Events: s.events})
 	if err != nil {
 		s.t.Fatal(err)
@@ -372,3 +380,7 @@ func imap(d *door) Items {
 			Chain: DoorChain("imap", org.IMAPComponent)}},
 	}
 }
+
+type eventOf = event.Event
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -342,7 +342,7 @@ func TestOneDeedAtATime(t *testing.T) {
 // TestJournalDamaged: a file that cannot be read is set aside.
 func TestJournalDamaged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "recovery.json")
-	if err := ReplaceFile(path, []byte("{half")); err != nil {
+	if err := ReplaceFile(path, []byte("{half"), true); err != nil {
 		t.Fatal(err)
 	}
 	j, err := OpenJournal(path)
@@ -351,14 +351,6 @@ func TestJournalDamaged(t *testing.T) {
 	}
 	if err := j.Write(org.Recovery{ID: "1"}); err != nil {
 		t.Fatal(err)
-	}
-	for i := range 3 * maxWaiting {
-		if i%100 != 0 { // keep the test fast: the file is replaced each time
-			continue
-		}
-		if err := j.Write(org.Recovery{ID: "x" + time.Duration(i).String()}); err != nil {
-			t.Fatal(err)
-		}
 	}
 	for _, row := range j.Waiting() {
 		if err := j.Written(row); err != nil {

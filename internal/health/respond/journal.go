@@ -131,15 +131,16 @@ func (j *Journal) save() error {
 	if err != nil {
 		return fmt.Errorf("recovery journal: %w", err)
 	}
-	if err := ReplaceFile(j.path, raw); err != nil {
+	if err := ReplaceFile(j.path, raw, true); err != nil {
 		return fmt.Errorf("recovery journal: %w", err)
 	}
 	return nil
 }
 
-// ReplaceFile writes a file so that a crash leaves the old content or the new
-// one, and makes its folder where it is missing.
-func ReplaceFile(path string, content []byte) error {
+// ReplaceFile writes a file so that another process sees the old content or the
+// new one, and makes its folder where it is missing. With durable a loss of power
+// leaves one of the two as well.
+func ReplaceFile(path string, content []byte, durable bool) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
@@ -148,7 +149,7 @@ func ReplaceFile(path string, content []byte) error {
 		return err
 	}
 	_, err = f.Write(content)
-	if err == nil {
+	if err == nil && durable {
 		err = f.Sync()
 	}
 	err = errors.Join(err, f.Close())
