@@ -12,6 +12,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/lock"
 	"github.com/postern-mail/postern/internal/mailbox/store"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -52,7 +53,7 @@ type dbCopy struct {
 	w    *window
 
 	// applyMu serializes applying of the log to the index.
-	applyMu sync.Mutex
+	applyMu lock.Mutex
 	freed   []freedBody // guarded by applyMu: bodies to punch once the index is durable
 	trims   []freedBody // guarded by applyMu: log to drop once the index is durable
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/lock"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -82,9 +83,9 @@ type Log struct {
 	// log cannot be taken for one.
 	seed uint32
 
-	mend sync.Mutex // one at a time of Punch, Repair, Cut, DropBefore, Begin
+	mend lock.Mutex // one at a time of Punch, Repair, Cut, DropBefore, Begin
 
-	wmu  sync.Mutex // one writer; guards tail
+	wmu  lock.Mutex // one writer; guards tail
 	tail tail
 
 	mu     sync.RWMutex // guards the fields below; held for reading during each read of a file
