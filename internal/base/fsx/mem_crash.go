@@ -85,3 +85,35 @@ func sortedKeys(m map[string]*inode) []string {
 	slices.Sort(keys)
 	return keys
 }
+
+// Clone returns a disk of its own that is as m is now, with what of it is
+// durable: what a process finds whose predecessor was killed while the machine
+// went on. Hooks and injected errors stay with m.
+func (m *Mem) Clone() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := NewMem()
+	out.limit = m.limit
+	made := map[*inode]*inode{}
+	of := func(ino *inode) *inode {
+		if ino == nil {
+			return nil
+		}
+		if made[ino] == nil {
+			made[ino] = &inode{now: ino.now.clone(), durable: ino.durable.clone(), pending: slices.Clone(ino.pending)}
+		}
+		return made[ino]
+	}
+	space := func(n names) names {
+		c := n.clone()
+		for p, ino := range c.files {
+			c.files[p] = of(ino)
+		}
+		return c
+	}
+	out.now, out.durable = space(m.now), space(m.durable)
+	for _, c := range m.pending {
+		out.pending = append(out.pending, nameChange{c.from, c.to, of(c.ino)})
+	}
+	return out
+}
