@@ -10,6 +10,8 @@ LAB_DIR  ?= lab
 LAB_ARGS ?=
 
 CHAOS_TIME ?= 10m
+SEEDS      ?= 10000
+FROM       ?= 1
 CHAOS_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_TIME  ?= 2m
@@ -19,7 +21,7 @@ RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./inte
 
 export CGO_ENABLED = 0
 
-.PHONY: all build run test unit race e2e peers lint vet bench chaos chaos-long fuzz fuzz-smoke vuln sample docs clean
+.PHONY: all build run test unit race e2e peers lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
 
 all: build
 
@@ -78,6 +80,12 @@ chaos: build ## ten minutes of faults under load; fails on any loss
 
 chaos-long: build ## half an hour of it
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration 30m $(CHAOS_ARGS)
+
+# Each seed is a schedule of faults over a group in simulated time; SIM_SEED=n
+# plays one and shows what happens.
+chaos-sim: ## SEEDS random schedules of faults in simulated time, from seed FROM; ends by itself, prints seeds a second
+	$(GO) test -c -o bin/chaos-sim ./internal/sim/bubble
+	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) bin/chaos-sim -test.run '^TestSchedules$$' -test.timeout 0 -test.v
 
 bench: build ## figures as ratios to Postfix and Dovecot on this machine
 	$(GO) run ./test/load/cmd/bench -postern $(BIN) $(BENCH_ARGS)

@@ -1,0 +1,180 @@
+package bubble
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/postern-mail/postern/internal/base/fsx"
+)
+
+// diskSize is a disk with room for everything.
+const diskSize = 1 << 40
+
+// disk is a server's volume. It outlives processes.
+type disk struct {
+	rnd *random
+
+	mu    sync.Mutex // guards the rest
+	fs    *fsx.Mem
+	ix    *vfs.MemFS
+	slow  time.Duration // of each write that is waited for
+	hung  chan struct{} // nil: it answers
+	bad   error         // what every change answers, nil: done
+	spoil bool          // a process met bad: its copies do not go on by themselves
+	lies  bool          // syncs do nothing: a promise broken on purpose
+	gone  bool          // the process that used it is over
+}
+
+func newDisk(r *random) *disk {
+	d := &disk{rnd: r, fs: fsx.NewMem(), ix: vfs.NewCrashableMem()}
+	d.fs.Inject(d.inject)
+	return d
+}
+
+// inject is asked before each operation.
+func (d *disk) inject(op fsx.Op) error {
+	if op.Kind == fsx.OpRead {
+		return nil
+	}
+	d.mu.Lock()
+	slow, hung, bad := d.slow, d.hung, d.bad
+	if bad != nil {
+		d.spoil = true
+	}
+	d.mu.Unlock()
+	if (op.Kind == fsx.OpSync || op.Kind == fsx.OpWrite) && inCommit() {
+		if op.Kind == fsx.OpSync {
+			slow += d.rnd.between(50*time.Microsecond, 600*time.Microsecond)
+		}
+		if slow > 0 {
+			time.Sleep(slow)
+		}
+		if hung != nil {
+			<-hung
+		}
+	}
+	return bad
+}
+
+// inCommit tells whether the caller is where the log waits for the disk with no
+// lock held that others wait for otherwise than by base/lock: time in the bubble
+// would stand still.
+func inCommit() bool {
+	var pcs [24]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "journal.(*Log).store") || strings.HasSuffix(f.Function, "journal.(*Log).settle") {
+			return true
+		}
+		if !more {
+			return false
+		}
+	}
+}
+
+// files is the disk as a process gets it.
+func (d *disk) files() (fsx.FS, vfs.FS) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lies {
+		return lyingFS{d.fs}, d.ix
+	}
+	return d.fs, d.ix
+}
+
+// crash takes what a process had away from it: the disk is what a kill of the
+// machine might have left, or, for the process alone, all it wrote.
+func (d *disk) crash(power bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seed := d.rnd.uint64()
+	old := d.fs
+	if power {
+		d.fs = old.CrashImage(seed)
+		d.ix = d.ix.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: int(seed % 101), RNG: rand.New(rand.NewPCG(seed, 2))})
+	} else {
+		d.fs = old.Clone()
+		d.ix = d.ix.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(seed, 2))})
+	}
+	d.fs.Inject(d.inject)
+	old.Inject(func(op fsx.Op) error {
+		if op.Kind == fsx.OpRead {
+			return nil
+		}
+		return syscall.EIO
+	})
+	d.release()
+	d.spoil = false
+}
+
+// release lets those go on who wait for a disk that hangs. d.mu is held.
+func (d *disk) release() {
+	if d.hung != nil {
+		close(d.hung)
+		d.hung = nil
+	}
+}
+
+// set changes what is wrong with the disk.
+func (d *disk) set(f func(d *disk)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f(d)
+}
+
+// mend makes the disk a good one.
+func (d *disk) mend() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.release()
+	d.slow, d.bad = 0, nil
+	d.fs.SetLimit(diskSize)
+}
+
+// fill leaves no room.
+func (d *disk) fill() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	free, total, err := d.fs.Free("/")
+	if err == nil {
+		d.fs.SetLimit(total - free + d.rnd.between64(0, 256<<10))
+	}
+}
+
+// wipe makes it another, empty disk.
+func (d *disk) wipe() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fs, d.ix = fsx.NewMem(), vfs.NewCrashableMem()
+	d.fs.Inject(d.inject)
+}
+
+// spoiled tells whether a process met an error of the disk.
+func (d *disk) spoiled() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.spoil
+}
+
+// lyingFS says that a segment of log is durable and does nothing for it.
+type lyingFS struct{ fsx.FS }
+
+func (l lyingFS) OpenFile(path string, m fsx.Mode) (fsx.File, error) {
+	f, err := l.FS.OpenFile(path, m)
+	if err != nil || filepath.Base(filepath.Dir(path)) != "log" {
+		return f, err
+	}
+	return lyingFile{f}, nil
+}
+
+type lyingFile struct{ fsx.File }
+
+func (lyingFile) Sync() error { return nil }
