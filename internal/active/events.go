@@ -11,6 +11,8 @@ var (
 	evPrimary       = event.Define(1300, "primary_role", slog.LevelInfo, "This server took the primary Active Manager role.", "")
 	evFailover      = event.Define(1301, "database_failover", slog.LevelWarn, "A database is being activated elsewhere since its active copy is gone.", "Look at the server that had it: postern active log.")
 	evSwitchover    = event.Define(1302, "database_switchover", slog.LevelInfo, "A database was moved.", "")
+	evNoTarget      = event.Define(1310, "no_target", slog.LevelError, "A database has no active copy, and none of its copies can be activated.", "postern database why DATABASE tells what keeps each copy from it.")
+	evStorm         = event.Define(1325, "storm_damped", slog.LevelWarn, "Many servers were lost within a minute: databases that are served are not moved for 10 minutes.", "Look at the network between the servers: postern cluster status.")
 	evReseed        = event.Define(1330, "reseed_stage", slog.LevelWarn, "AutoReseed went on with a volume whose copies failed.", "")
 	evReseedBlocked = event.Define(1331, "reseed_blocked", slog.LevelError, "AutoReseed cannot go on by itself.", "Look at: postern reseed list; fit a spare (postern volume set SERVER VOLUME --spare) or mend the volume, then: postern reseed retry SERVER VOLUME.")
 	evSpare         = event.Define(1332, "spare_assigned", slog.LevelWarn, "A spare volume took the place of one that failed; its copies are being seeded.", "Replace the disk of the failed volume, then: postern volume reset SERVER VOLUME --spare.")

@@ -17,11 +17,12 @@ import (
 const lossyMargin = 10 * time.Minute
 
 // lossy is the mark of a lossy mount of target, and what asks for that which is
-// missing.
-func (m *Manager) lossy(mt org.Mount, target org.ServerName) (*org.LossyMark, []cluster.Op) {
-	mark := &org.LossyMark{Former: mt.Active, Time: time.Now().UTC()}
+// missing. gathered is where its log ends if it was brought log since it last
+// reported.
+func (m *Manager) lossy(mt org.Mount, target org.ServerName, gathered org.LSN) (*org.LossyMark, []cluster.Op) {
+	mark := &org.LossyMark{Former: mt.Active, From: gathered, Time: time.Now().UTC()}
 	if st, ok := m.status(target, mt.Database); ok {
-		mark.From = st.Copied
+		mark.From = max(mark.From, st.Copied)
 		if st.LastTime != 0 {
 			mark.Since = time.Unix(0, st.LastTime).UTC().Add(-lossyMargin)
 		}

@@ -69,6 +69,9 @@ func (c copies) PeerStatuses(s org.ServerName) []org.CopyStatus {
 func (c copies) Handover(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
 	return 0, kind.Errorf(kind.Busy, "nobody is there")
 }
+func (c copies) Gather(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
+	return 0, kind.Errorf(kind.Busy, "nobody is there")
+}
 func (c copies) Thaw(context.Context, org.DatabaseName, org.ServerName) error { return nil }
 
 // TestLossyAsksSafetyNet shows what a lossy mount asks for and when the mark of

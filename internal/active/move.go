@@ -20,51 +20,104 @@ import (
 // does not come about.
 const handoverWait = 2 * time.Second
 
-// order is a switchover as asked for.
-type order struct {
-	db      org.DatabaseName
-	to      org.ServerName
-	dial    org.MountDial
-	why     string
-	purpose choose.Purpose
-	dry     bool
+// Purposes and switches of moves, by their names in choose.
+const (
+	Failover   = choose.Failover
+	Switchover = choose.Switchover
+	Rebalance  = choose.Rebalance
+	HealthMove = choose.HealthMove
+)
+
+// Skip drops single checks of a move.
+type Skip = choose.Skip
+
+// Order is a move of the active copy of a database, as asked for.
+type Order struct {
+	Database org.DatabaseName
+	To       org.ServerName // empty: the best
+	Dial     org.MountDial  // empty: nothing may be missing
+	Why      string
+	// Purpose is Switchover where it is empty. A HealthMove names in Failing the
+	// component or health set that has to be better on the target.
+	Purpose choose.Purpose
+	Failing string
+	Skip    Skip
+	DryRun  bool
 }
 
-// move is a switchover: the active copy stops, the target has everything, the
-// term changes, clients go on there. Where the active copy is gone it is a
-// failover by hand.
-func (m *Manager) move(ctx context.Context, o order) (command.Plan, error) {
-	p := command.Plan{DryRun: o.dry}
+// Move makes another copy of a database the active one: the active copy stops,
+// the target has everything, the term changes, clients go on there. Where the
+// active copy is gone it is a failover by hand. It may be called on any server.
+//
+// The error is NotFound where the database or a copy on the target does not
+// exist, Conflict where no copy may be activated, the database is there
+// already or somebody else moves it, Busy where a limit of automatic moves holds
+// it back or the target did not report the database mounted in time. But for
+// the last nothing was changed then.
+func (m *Manager) Move(ctx context.Context, o Order) (command.Plan, error) {
+	p := command.Plan{DryRun: o.DryRun}
+	o.Purpose = cmp.Or(o.Purpose, choose.Switchover)
 	if err := m.group.Sync(ctx); err != nil {
 		return p, err
 	}
-	v := m.group.View()
-	def, ok := v.Database(o.db)
-	mt, mounted := v.Mount(o.db)
-	if !ok || !mounted {
-		return p, kind.WithHint(kind.Errorf(kind.NotFound, "database %s does not exist", o.db), "postern database list")
+	sc := m.look(m.group.View())
+	c, err := m.choose(sc, o)
+	if err != nil {
+		return p, err
 	}
-	if o.to != "" && mt.Active == o.to {
-		return p, kind.Errorf(kind.Conflict, "%s is active on %s already", o.db, o.to)
+	return m.carryOut(ctx, o, c, m.isLive(c))
+}
+
+// choose decides about a move.
+func (m *Manager) choose(sc *scene, o Order) (change, error) {
+	c, err := m.ask(sc, o)
+	if err != nil {
+		return c, err
 	}
-	if o.to != "" {
-		if _, ok := def.Copy(o.to); !ok {
-			return p, kind.WithHint(kind.Errorf(kind.NotFound, "%s has no copy on %s", o.db, o.to), fmt.Sprintf("postern copy add %s %s", o.db, o.to))
+	c.d = choose.Choose(c.q)
+	return c, m.refused(c)
+}
+
+// ask makes the question of a move.
+func (m *Manager) ask(sc *scene, o Order) (change, error) {
+	c := change{why: o.Why}
+	def, ok := sc.v.Database(o.Database)
+	mt, known := sc.v.Mount(o.Database)
+	if !ok || !known {
+		return c, kind.WithHint(kind.Errorf(kind.NotFound, "database %s does not exist", o.Database), "postern database list")
+	}
+	if o.To != "" && mt.Active == o.To {
+		return c, kind.Errorf(kind.Conflict, "%s is active on %s already", o.Database, o.To)
+	}
+	if o.To != "" {
+		if _, ok := def.Copy(o.To); !ok {
+			return c, kind.WithHint(kind.Errorf(kind.NotFound, "%s has no copy on %s", o.Database, o.To), fmt.Sprintf("postern copy add %s %s", o.Database, o.To))
 		}
 	}
-	q := m.question(v, def, mt, o.purpose)
-	q.To, q.Dial = o.to, o.dial
-	d := choose.Choose(q)
-	if d.Target == "" {
-		return p, kind.WithHint(kind.Errorf(kind.Conflict, "%s stays on %s: %s", o.db, cmp.Or(mt.Active, "nobody"), d), "postern copy status "+string(o.db))
+	if o.Purpose == choose.Rebalance || o.Purpose == choose.HealthMove {
+		past, _ := historyOf(sc.v, o.Database)
+		if why := cmp.Or(m.damped(sc.now), past.suppressed(o.Purpose, m.cfg.MoveBackOff, sc.now)); why != "" {
+			return c, kind.Errorf(kind.Busy, "%s stays on %s: %s", o.Database, cmp.Or(mt.Active, "nobody"), why)
+		}
 	}
-	_, dead := m.group.Dead(mt.Active)
-	live := mt.Active != "" && !dead && !d.Lossy
-	p.Steps = planMove(mt, d, live, m.deps.SafetyNet != nil)
-	if o.dry {
-		return p, nil
+	c.def, c.mt = def, mt
+	c.q = sc.question(def, mt, o.Purpose)
+	c.q.To, c.q.Dial, c.q.Skip, c.q.Failing = o.To, o.Dial, o.Skip, o.Failing
+	return c, nil
+}
+
+// refused is the error of a decision without a target.
+func (m *Manager) refused(c change) error {
+	if c.d.Target != "" {
+		return nil
 	}
-	return m.carryOut(ctx, o, p, mt, d, live)
+	return kind.WithHint(kind.Errorf(kind.Conflict, "%s stays on %s: %s", c.def.Name, cmp.Or(c.mt.Active, "nobody"), c.d), "postern copy status "+string(c.def.Name))
+}
+
+// isLive tells that the active copy can hand over.
+func (m *Manager) isLive(c change) bool {
+	_, dead := m.group.Dead(c.mt.Active)
+	return c.mt.Active != "" && !dead && !c.d.Lossy
 }
 
 // planMove names the steps of a move. It is pure.
@@ -85,39 +138,63 @@ func planMove(mt org.Mount, d choose.Decision, live, ask bool) []command.Step {
 		command.Step{Name: "mount", Detail: string(d.Target)})
 }
 
-func (m *Manager) carryOut(ctx context.Context, o order, p command.Plan, mt org.Mount, d choose.Decision, live bool) (command.Plan, error) {
+// carryOut does what was decided, step by step.
+func (m *Manager) carryOut(ctx context.Context, o Order, c change, live bool) (command.Plan, error) {
+	db, mt, d := c.def.Name, c.mt, c.d
+	p := command.Plan{DryRun: o.DryRun, Steps: planMove(mt, d, live, m.deps.SafetyNet != nil)}
+	if o.DryRun {
+		return p, nil
+	}
 	step := 0
 	if live {
 		hctx, cancel := context.WithTimeout(ctx, handoverWait)
-		_, err := m.copies.Handover(hctx, o.db, mt.Active, d.Target)
+		_, err := m.copies.Handover(hctx, db, mt.Active, d.Target)
 		cancel()
 		if err != nil {
 			p.Steps[0].Error = err.Error()
 			if !kind.Is(err, kind.Conflict) { // else it is somebody else's handover
-				m.thaw(ctx, o.db, mt.Active)
+				m.thaw(ctx, db, mt.Active)
 			}
-			return p, kind.WithHint(fmt.Errorf("move %s to %s: %w", o.db, d.Target, err), "nothing was changed; try again")
+			return p, kind.WithHint(fmt.Errorf("move %s to %s: %w", db, d.Target, err), "nothing was changed; try again")
 		}
 		p.Steps[0].Done = true
 		step = 1
+	} else if d.Lossy {
+		c = m.gatherBefore(ctx, c)
 	}
-	err := m.changeTerm(ctx, o, mt, d, live)
-	if err != nil {
+	if err := m.changeTerm(ctx, c, live); err != nil {
 		p.Steps[step].Error = err.Error()
 		if live {
-			m.thaw(ctx, o.db, mt.Active)
+			m.thaw(ctx, db, mt.Active)
 		}
-		return p, fmt.Errorf("move %s to %s: %w", o.db, d.Target, err)
+		return p, fmt.Errorf("move %s to %s: %w", db, d.Target, err)
 	}
 	p.Steps[step].Done = true
-	m.said.say(string(o.db), "%s: moved from %s to %s, term %d: %s", o.db, cmp.Or(mt.Active, "nobody"), d.Target, mt.Term+1, o.why)
-	m.deps.Events.Emit(evSwitchover, "%s moved from %s to %s: %s", o.db, cmp.Or(mt.Active, "nobody"), d.Target, o.why)
-	if err := m.awaitMounted(ctx, o.db, d.Target, mt.Term+1); err != nil {
+	m.said.say(string(db), "%s: moved from %s to %s, term %d: %s", db, cmp.Or(mt.Active, "nobody"), d.Target, mt.Term+1, o.Why)
+	m.deps.Events.Emit(evSwitchover, "%s moved from %s to %s: %s", db, cmp.Or(mt.Active, "nobody"), d.Target, o.Why)
+	if err := m.awaitMounted(ctx, db, d.Target, mt.Term+1); err != nil {
 		p.Steps[step+1].Error = err.Error()
 		return p, err
 	}
 	p.Steps[step+1].Done = true
 	return p, nil
+}
+
+// gatherBefore brings the target of a lossy move by hand what other live copies
+// hold, as far as that succeeds.
+func (m *Manager) gatherBefore(ctx context.Context, c change) change {
+	from, _ := m.look(m.group.View()).longest(c.def, c.d.Target)
+	if from == "" {
+		return c
+	}
+	gctx, cancel := context.WithTimeout(ctx, gatherWait)
+	defer cancel()
+	end, err := m.copies.Gather(gctx, c.def.Name, c.d.Target, from)
+	if err != nil {
+		m.said.say("gather "+string(c.def.Name), "%s: the last log that %s holds could not be brought to %s: %v", c.def.Name, from, c.d.Target, err)
+	}
+	c.gathered = end
+	return c
 }
 
 // thaw takes a handover back that came to nothing. Where it cannot, the active
@@ -132,27 +209,29 @@ func (m *Manager) thaw(ctx context.Context, db org.DatabaseName, active org.Serv
 
 // changeTerm writes the new row. The active copy may have changed its in-sync
 // set before it stopped, so the newest row of its term counts.
-func (m *Manager) changeTerm(ctx context.Context, o order, mt org.Mount, d choose.Decision, live bool) error {
+func (m *Manager) changeTerm(ctx context.Context, c change, live bool) error {
+	db := c.mt.Database
 	for range 3 {
 		if err := m.group.Sync(ctx); err != nil {
 			return err
 		}
-		now, ok := m.group.View().Mount(o.db)
-		if !ok || now.Term != mt.Term || now.Active != mt.Active {
-			return kind.Errorf(kind.Conflict, "%s was moved by somebody else meanwhile", o.db)
+		now, ok := m.group.View().Mount(db)
+		if !ok || now.Term != c.mt.Term || now.Active != c.mt.Active {
+			return kind.Errorf(kind.Conflict, "%s was moved by somebody else meanwhile", db)
 		}
-		inSync := slices.Clone(now.InSync)
+		n := c
+		n.mt, n.handed, n.inSync = now, live, slices.Clone(now.InSync)
 		if !live {
-			inSync = m.keepInSync(now, d)
-		} else if d.Target != "" && !now.IsInSync(d.Target) {
-			return kind.Errorf(kind.Conflict, "%s on %s is no longer in sync", o.db, d.Target)
+			n.inSync = m.keepInSync(now, c.d)
+		} else if c.d.Target != "" && !now.IsInSync(c.d.Target) {
+			return kind.Errorf(kind.Conflict, "%s on %s is no longer in sync", db, c.d.Target)
 		}
-		err := m.swap(ctx, now, d, o.why, live, inSync)
+		err := m.swap(ctx, n)
 		if !kind.Is(err, kind.Conflict) {
 			return err
 		}
 	}
-	return kind.Errorf(kind.Conflict, "the mount row of %s changes all the time", o.db)
+	return kind.Errorf(kind.Conflict, "the mount row of %s changes all the time", db)
 }
 
 // awaitMounted waits until the target reports the database mounted.
@@ -195,7 +274,7 @@ func (m *Manager) dismount(ctx context.Context, db org.DatabaseName, dry bool) (
 		}
 	}
 	p.Steps[0].Done = true
-	err := m.changeTerm(ctx, order{db: db, why: "dismounted by an administrator"}, mt, choose.Decision{}, true)
+	err := m.changeTerm(ctx, change{mt: mt, why: "dismounted by an administrator"}, true)
 	p.Steps[1].Done = err == nil
 	return p, err
 }
@@ -224,66 +303,4 @@ func (m *Manager) setDismounted(ctx context.Context, db org.DatabaseName, on boo
 	key := mailbox.DatabaseKey(db)
 	_, err = m.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key, Revision: v.DatabaseRevision(db)}}, Then: []cluster.Op{{Key: key, Value: b}}})
 	return err
-}
-
-// rebalanceSometimes moves databases back to their preferred servers, not
-// more often than the settings say.
-func (m *Manager) rebalanceSometimes(ctx context.Context, v *cluster.View) {
-	if m.cfg.PreferenceMoveFrequency < 0 {
-		return
-	}
-	m.mu.Lock()
-	due := !m.balanced.IsZero() && time.Since(m.balanced) >= m.cfg.PreferenceMoveFrequency
-	if due || m.balanced.IsZero() {
-		m.balanced = time.Now()
-	}
-	m.mu.Unlock()
-	if !due {
-		return
-	}
-	// Beside the loop: a move may wait for its target, a failover must not.
-	if !m.balancing.TryLock() {
-		return
-	}
-	go func() {
-		defer m.balancing.Unlock()
-		m.rebalanceNow(ctx, v)
-	}()
-}
-
-func (m *Manager) rebalanceNow(ctx context.Context, v *cluster.View) {
-	for _, o := range m.unbalanced(v) {
-		if !m.mayMoveAgain(o.db) {
-			continue
-		}
-		if _, err := m.move(ctx, o); err != nil {
-			m.said.say("rebalance "+string(o.db), "%s was not moved back to %s: %v", o.db, o.to, err)
-			continue
-		}
-		m.noteMove(o.db)
-	}
-}
-
-// unbalanced lists the moves that would bring each database to its most
-// preferred copy that is healthy and in sync.
-func (m *Manager) unbalanced(v *cluster.View) []order {
-	var out []order
-	for _, def := range v.Databases() {
-		mt, ok := v.Mount(def.Name)
-		if !ok || mt.Active == "" {
-			continue
-		}
-		active, _ := def.Copy(mt.Active)
-		best := active
-		for _, c := range def.Copies {
-			st, known := m.status(c.Server, def.Name)
-			if known && st.State == org.CopyHealthy && mt.IsInSync(c.Server) && !c.ActivationSuspended && c.Preference < best.Preference {
-				best = c
-			}
-		}
-		if best.Server != mt.Active {
-			out = append(out, order{db: def.Name, to: best.Server, why: "back to its preferred server", purpose: choose.Rebalance})
-		}
-	}
-	return out
 }

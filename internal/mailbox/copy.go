@@ -72,6 +72,8 @@ type dbCopy struct {
 	promised time.Time
 	promisee org.ServerName
 	seed     seedProgress
+	// gathering is what is to be taken from another copy than the active one.
+	gathering *gatherOrder
 	// seedCount is the last ordered seed that was begun.
 	seedCount int
 

@@ -33,6 +33,7 @@ func (c *dbCopy) followTerm(ctx context.Context, r role) error {
 		if c.reseedOrdered() {
 			return errReseed
 		}
+		c.gatherLast(ctx, r.term)
 		err := c.seedFromPassive(ctx, r)
 		if err == nil {
 			err = c.followOnce(ctx, r.source, r.term, false)
@@ -120,6 +121,7 @@ type follower struct {
 	source org.ServerName
 	term   org.Term
 	seed   bool
+	whole  bool
 	limit  atomic.Pointer[rate.Limiter] // of a seed, nil for none
 
 	sendMu sync.Mutex // guards writing to s
@@ -143,6 +145,18 @@ type incoming struct {
 
 // followOnce connects once and follows until the connection ends.
 func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org.Term, seed bool) error {
+	return c.followAs(ctx, source, term, hello{Seed: seed})
+}
+
+// followWhole takes all that a copy holds that does not lead, confirmed or not.
+func (c *dbCopy) followWhole(ctx context.Context, source org.ServerName, term org.Term) error {
+	return c.followAs(ctx, source, term, hello{Seed: true, Whole: true})
+}
+
+// followAs connects once and follows until the connection ends; h says what is
+// asked for.
+func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.Term, h hello) error {
+	seed := h.Seed
 	dctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	conn, err := c.k.group.Dial(dctx, source, logProto)
 	cancel()
@@ -153,7 +167,7 @@ func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	s := newStream(conn, streamStall)
-	a, err := c.greet(s, term, seed)
+	a, err := c.greet(s, term, h)
 	if err != nil {
 		return err
 	}
@@ -163,11 +177,13 @@ func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org
 		return kind.Errorf(kind.Elsewhere, "%s leads term %d, older than %d", source, a.Term, c.maxTerm)
 	}
 	c.maxTerm = max(c.maxTerm, a.Term)
-	c.heardEnd = a.End.LSN
+	if !h.Whole { // else the copy that is asked may have heard less
+		c.heardEnd = a.End.LSN
+	}
 	mine, _ := c.def.Copy(c.k.me)
 	behind := int64(a.End.LSN) - int64(max(c.jn.End().LSN, a.Start))
 	fresh := c.jn.End().LSN == 0 || c.seedUnfinished()
-	isSeed := behind > seedBehind || fresh && behind > frameBytes
+	isSeed := (behind > seedBehind || fresh && behind > frameBytes) && !h.Whole
 	c.mu.Unlock()
 	if isSeed {
 		give, err := c.k.seeds.take(c.name, source)
@@ -182,7 +198,7 @@ func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org
 		c.seed.note(max(0, a.Total-behind), time.Now())
 		c.mu.Unlock()
 	}
-	f := &follower{c: c, s: s, source: source, term: a.Term, seed: seed, end: a.End.LSN,
+	f := &follower{c: c, s: s, source: source, term: a.Term, seed: seed, whole: h.Whole, end: a.End.LSN,
 		more: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	if isSeed {
 		c.markSeeding(true)
@@ -190,7 +206,7 @@ func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org
 		if mine.SeedRate > 0 {
 			f.limit.Store(rate.NewLimiter(rate.Limit(mine.SeedRate), max(int(mine.SeedRate), 4*frameBytes)))
 		}
-	} else if behind > 0 {
+	} else if behind > 0 && !h.Whole {
 		c.setState(org.CopyResynchronizing, "catching up with "+string(source))
 	}
 	return f.run(ctx)
@@ -198,9 +214,10 @@ func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org
 
 // greet says hello and, where the histories differ, finds the fork, cuts the
 // log there and says hello again.
-func (c *dbCopy) greet(s *stream, term org.Term, seed bool) (accept, error) {
+func (c *dbCopy) greet(s *stream, term org.Term, h hello) (accept, error) {
+	h.Database, h.Identity, h.Term = c.name, c.identity, term
 	for range 8 {
-		h := hello{Database: c.name, Identity: c.identity, Term: term, End: c.jn.End(), Seed: seed}
+		h.End = c.jn.End()
 		if err := s.sendValue(frameHello, h); err != nil {
 			return accept{}, err
 		}
@@ -219,7 +236,7 @@ func (c *dbCopy) greet(s *stream, term org.Term, seed bool) (accept, error) {
 			}
 			return accept{}, &refusedError{r}
 		case frameFork:
-			if seed {
+			if h.Seed {
 				return accept{}, kind.Errorf(kind.Conflict, "the seed's source has another history")
 			}
 			at, found, err := c.findFork(s)
@@ -291,18 +308,21 @@ func askLandmarks(s *stream, marks []journal.Position) (journal.Position, bool, 
 // run receives in one goroutine and writes in another, so that one write and
 // one fsync take all that came meanwhile.
 func (f *follower) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	inner, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer cancel()
-		f.note(f.receive(ctx))
+		f.note(f.receive(inner))
 	})
 	wg.Go(func() {
 		defer cancel()
 		defer f.s.c.Close()
-		f.note(f.write(ctx))
+		f.note(f.write(inner))
 	})
 	wg.Wait()
+	if f.whole { // what came before the source ended the stream counts
+		f.note(f.store(ctx, f.queue))
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err

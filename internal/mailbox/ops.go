@@ -354,6 +354,7 @@ func copyOps() map[string]method {
 			}
 			return none{}, l.thaw(ctx)
 		}},
+		"Gather": opGather(),
 		"Reclaim": op[none, reclaimed]{"Reclaim", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, _ none) (reclaimed, error) {
 			return c.reclaim(ctx, true)
 		}},

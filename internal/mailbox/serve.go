@@ -62,7 +62,7 @@ func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Con
 	if !ok {
 		return
 	}
-	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos}).run(inside)
+	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos, whole: h.Whole}).run(inside)
 	k.deps.Log.Debug("log stream ended", "database", h.Database, "peer", peer, "err", err)
 }
 
@@ -157,6 +157,8 @@ type feed struct {
 	s    *stream
 	peer org.ServerName
 	pos  journal.Position
+	// whole sends, without a leader, all that is in the log.
+	whole bool
 }
 
 func (f *feed) run(ctx context.Context) error {
@@ -271,6 +273,9 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 	} else {
 		limit = f.c.commitEnd()
 		h.Commit = limit
+		if f.whole {
+			limit = f.c.jn.End().LSN
+		}
 		if f.pos.LSN >= limit {
 			return false, nil
 		}

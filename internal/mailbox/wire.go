@@ -45,6 +45,9 @@ type hello struct {
 	// Seed asks any copy, not only the leading one, for what it knows to be
 	// confirmed.
 	Seed bool `cbor:"5,keyasint,omitempty"`
+	// Whole asks, with Seed, also for what is not known to be confirmed: the
+	// active copy is gone.
+	Whole bool `cbor:"6,keyasint,omitempty"`
 }
 
 // accept answers hello.

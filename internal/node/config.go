@@ -149,7 +149,7 @@ func (c Config) problems(file string, pos settings.Positions) settings.Problems 
 	for _, r := range []struct {
 		section string
 		err     error
-	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
+	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"active", c.Active.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
 		for _, err := range unjoin(r.err) {
 			add(keyIn(r.section, err.Error()), err.Error(), "")
 		}

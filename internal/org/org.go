@@ -294,6 +294,9 @@ type CopyStatus struct {
 	// Unix nanoseconds; 0 where that is not known. What was copied and not
 	// replayed is newer.
 	LastTime int64 `json:"last_time,omitempty" cbor:"17,keyasint,omitempty"`
+	// ContentIndex is the state of the search index; empty, from a version that
+	// does not report it, counts as Healthy.
+	ContentIndex IndexState `json:"content_index,omitempty" cbor:"18,keyasint,omitempty"`
 	// RateIn is how fast a seed comes in, bytes per second over the last seconds.
 	RateIn int64 `json:"rate_in,omitempty" cbor:"20,keyasint,omitempty"`
 	// Volume is where the copy is now, Cause the class of what it failed of, and
@@ -304,6 +307,17 @@ type CopyStatus struct {
 	// SeedCount is the last ordered seed that was begun.
 	SeedCount int `json:"seed_count,omitempty" cbor:"27,keyasint,omitempty"`
 }
+
+// IndexState is the state of a copy's search index (Exchange: ContentIndexState).
+type IndexState string
+
+// Index states.
+const (
+	IndexHealthy  IndexState = "Healthy"
+	IndexCrawling IndexState = "Crawling" // being made anew from the log
+	IndexFailed   IndexState = "Failed"
+	IndexDisabled IndexState = "Disabled"
+)
 
 // CopyQueueLength is the number of log generations the copy has not received.
 func (s CopyStatus) CopyQueueLength() uint64 { return Generations(s.Copied, s.Generated) }

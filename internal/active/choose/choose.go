@@ -1,147 +1,100 @@
-// Package choose decides, from values alone, which copy of a database should
-// become the active one, and says why the others were passed over
-// (Exchange: best copy and server selection).
 package choose
 
 import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/internal/org"
 )
 
-// Limits of queue lengths, in log generations, as in Exchange's rounds.
-const (
-	copyQueueLimit   = 10
-	replayQueueLimit = 50
-)
-
-// Candidate is what is known of one copy and its server.
-type Candidate struct {
-	Server     org.ServerName
-	Site       org.SiteName
-	Preference int
-	State      org.CopyState
-	InSync     bool
-	// Missing is how many log generations this copy lacks of what the former
-	// active was last known to have.
-	Missing     uint64
-	ReplayQueue uint64
-	// Reachable tells that the server is a live member.
-	Reachable bool
-	// Blocked says why an administrator does not want it active, empty otherwise.
-	Blocked string
-	Policy  org.ActivationPolicy
-	// ActiveNow counts databases active on the server; the maxima are 0 for none.
-	ActiveNow, MaximumActive, MaximumPreferred int
-	Dial                                       org.MountDial
-	// Health orders servers by how well they are: 0 is best. Server health
-	// from Managed Availability has its place here.
-	Health int
-}
-
-// Purpose is why a copy is sought.
-type Purpose string
-
-// Purposes.
-const (
-	Failover   Purpose = "failover"   // the active copy is gone
-	Switchover Purpose = "switchover" // an administrator moves it
-	Rebalance  Purpose = "rebalance"  // back to the preferred server
-)
-
-// Question is everything a decision may look at.
-type Question struct {
-	Database org.DatabaseName
-	Purpose  Purpose
-	Source   org.ServerName // active until now, empty for none
-	Site     org.SiteName   // of the source
-	// SourceFenced tells that the source can no longer confirm anything by
-	// itself: its lease ended. A lossy mount waits for that.
-	SourceFenced bool
-	// To is the target an administrator named, empty for any.
-	To org.ServerName
-	// Dial overrides the servers' own mount dials, empty for none.
-	Dial       org.MountDial
-	Candidates []Candidate
-}
-
-// Passed tells why a candidate was not taken.
-type Passed struct {
-	Server org.ServerName `json:"server"`
-	Why    string         `json:"why"`
-}
-
-// Decision is the answer. Target is empty when no copy may be activated.
-type Decision struct {
-	Target  org.ServerName `json:"target"`
-	Lossy   bool           `json:"lossy"`
-	Missing uint64         `json:"missing"` // log generations, of a lossy mount
-	Why     string         `json:"why"`
-	Passed  []Passed       `json:"passed"`
-}
-
-// String is the decision as one sentence.
-func (d Decision) String() string {
-	var b strings.Builder
-	if d.Target == "" {
-		b.WriteString("no copy can be activated")
-	} else {
-		fmt.Fprintf(&b, "activate on %s: %s", d.Target, d.Why)
-	}
-	for _, p := range d.Passed {
-		fmt.Fprintf(&b, "; not %s: %s", p.Server, p.Why)
-	}
-	return b.String()
+// ranked is a candidate with its place.
+type ranked struct {
+	Candidate
+	level Level
+	worst string // what speaks against the next better level
+	round int
 }
 
 // Choose ranks the copies and tells which one to activate. It reads nothing
-// but its argument.
+// but its argument, and the order of the candidates does not matter.
 func Choose(q Question) Decision {
 	var d Decision
-	var fit []Candidate
+	var fit []ranked
 	for _, c := range q.Candidates {
 		if why := q.excludes(c); why != "" {
-			d.Passed = append(d.Passed, Passed{c.Server, why})
+			d.pass(ranked{Candidate: c}, why)
 			continue
 		}
-		fit = append(fit, c)
+		r := ranked{Candidate: c, round: q.round(c)}
+		r.level, r.worst = q.level(c)
+		if why := q.refusesHealth(c, r.level, r.worst); why != "" {
+			d.pass(r, why)
+			continue
+		}
+		fit = append(fit, r)
 	}
-	slices.SortStableFunc(fit, q.compare)
+	slices.SortFunc(fit, q.compare)
 	for i, c := range fit {
-		if c.InSync {
-			d.Target = c.Server
-			d.Why = fmt.Sprintf("in sync, %s, replay queue %d, preference %d", c.State, c.ReplayQueue, c.Preference)
-			d.passRest(fit[i+1:], "ranked behind "+string(c.Server))
-			return d
+		if !c.InSync {
+			if why := q.refusesLoss(c.Candidate); why != "" {
+				d.pass(c, why)
+				continue
+			}
 		}
-		if why := q.refusesLoss(c); why != "" {
-			d.Passed = append(d.Passed, Passed{c.Server, why})
-			continue
+		d.take(q, c)
+		for _, r := range fit[i+1:] {
+			d.pass(r, fmt.Sprintf("ranked behind %s: %s", c.Server, q.behind(c, r)))
 		}
-		d.Target, d.Lossy, d.Missing = c.Server, true, c.Missing
-		d.Why = fmt.Sprintf("not in sync, %d log generations missing, allowed by dial %s", c.Missing, q.dial(c))
-		d.passRest(fit[i+1:], "ranked behind "+string(c.Server))
-		return d
+		break
 	}
+	slices.SortStableFunc(d.Passed, func(a, b Passed) int { return cmp.Compare(a.Server, b.Server) })
 	return d
 }
 
-func (d *Decision) passRest(rest []Candidate, why string) {
-	for _, c := range rest {
-		d.Passed = append(d.Passed, Passed{c.Server, why})
+func (d *Decision) pass(r ranked, why string) {
+	d.Passed = append(d.Passed, Passed{r.Server, r.level, r.round, why})
+}
+
+// take makes c the target.
+func (d *Decision) take(q Question, c ranked) {
+	d.Target, d.Level, d.Round = c.Server, c.level, c.round
+	d.Why = fmt.Sprintf("in sync, %s, preference %d, %s, round %d", c.describe(), c.Preference, c.level, c.round)
+	if !c.InSync {
+		d.Lossy, d.Missing = true, c.Missing
+		d.Why = fmt.Sprintf("not in sync, %d log generations missing, allowed by dial %s; %s, %s, round %d",
+			c.Missing, q.dial(c.Candidate), c.describe(), c.level, c.round)
 	}
+	if q.named(c.Candidate) {
+		d.Warnings = q.warnings(c)
+	}
+}
+
+// warnings are what would have kept a copy from being chosen that was named.
+func (q Question) warnings(c ranked) []string {
+	var out []string
+	add := func(on bool, format string, args ...any) {
+		if on {
+			out = append(out, fmt.Sprintf(format, args...))
+		}
+	}
+	add(!q.Skip.Health && c.level == NoLevel && q.SourceServes, "%s is less healthy than %s: %s", c.Server, q.Source, c.worst)
+	add(!q.Skip.CPU && c.CPUHigh, "processors of %s are overcommitted", c.Server)
+	add(!q.Skip.ClientExperience && c.ContentIndex != "" && c.ContentIndex != org.IndexHealthy, "content index on %s is %s: searches are slow until it is made", c.Server, c.ContentIndex)
+	add(!q.Skip.Maximum && c.overPreferred(), "%s has as many active databases as preferred, %d", c.Server, c.MaximumPreferred)
+	add(!q.Skip.Suppression && c.BackOff > 0, "%s", c.backOff())
+	add(c.Policy == org.ActivationBlocked, "activation policy of %s is Blocked", c.Server)
+	return out
 }
 
 // excludes says why a copy is no candidate at all, empty when it is one.
 func (q Question) excludes(c Candidate) string {
-	named := q.To == c.Server
+	named := q.named(c)
 	switch {
 	case c.Server == q.Source:
 		return "it is the source"
-	case q.To != "" && !named:
+	case q.To != "" && q.To != c.Server:
 		return "another target was named"
 	case !c.Reachable:
 		return "its server is not reachable"
@@ -153,20 +106,36 @@ func (q Question) excludes(c Candidate) string {
 		return "activation policy of its server is IntrasiteOnly and it is in another site"
 	case c.MaximumActive > 0 && c.ActiveNow >= c.MaximumActive:
 		return fmt.Sprintf("its server has the most active databases it may, %d", c.MaximumActive)
-	case q.Purpose != Failover && !named && c.MaximumPreferred > 0 && c.ActiveNow >= c.MaximumPreferred:
+	case q.Purpose != Failover && !named && !q.Skip.Maximum && c.overPreferred():
 		return fmt.Sprintf("its server has as many active databases as preferred, %d", c.MaximumPreferred)
 	case q.Purpose != Failover && !c.InSync && q.Dial == "":
 		return "it is not in sync"
 	}
-	switch c.State {
-	case org.CopyHealthy, org.CopyDisconnectedAndHealthy, org.CopyMounted, org.CopyMounting:
-	case org.CopyInitializing, org.CopyResynchronizing, org.CopyDismounted:
-		// Without an active copy to follow, a copy stays in these states;
-		// what it lacks is counted, and the dial decides.
-	default:
+	return q.excludesState(c, named)
+}
+
+// excludesState says what about the copy itself makes it no candidate.
+func (q Question) excludesState(c Candidate, named bool) string {
+	switch {
+	case !settled(c.State) && !opening(c.State):
 		return "it is " + string(cmp.Or(c.State, "in an unknown state"))
+	case opening(c.State) && (q.Purpose == HealthMove || q.Purpose == Rebalance):
+		return "it is " + string(c.State)
+	case named && q.SourceServes && !q.Skip.Lag && c.longReplay():
+		return fmt.Sprintf("%d log generations wait for replay there, clients would wait for them (--skip-lag)", c.ReplayQueue)
+	case q.SourceServes && !q.Skip.Active && len(q.Seeds) > 0 && q.Purpose != HealthMove:
+		return fmt.Sprintf("the active copy is the source of a seed of %s (--skip-active)", q.Seeds[0])
+	case c.BackOff > 0 && q.Purpose != Failover && !named && !q.Skip.Suppression:
+		return c.backOff()
 	}
 	return ""
+}
+
+// named tells that a person, or a plan, said that it has to be this one.
+func (q Question) named(c Candidate) bool { return q.To == c.Server && q.Purpose != Rebalance }
+
+func (c Candidate) backOff() string {
+	return fmt.Sprintf("it failed as target %d times, next try in %s", c.Failures, c.BackOff.Round(time.Second))
 }
 
 // dial is the mount dial that counts for a candidate.
@@ -188,44 +157,4 @@ func (q Question) refusesLoss(c Candidate) string {
 		return "not in sync, and " + string(q.Source) + " may still confirm changes"
 	}
 	return ""
-}
-
-// compare orders candidates, best first: no loss before loss, then server health,
-// the preferred maximum, copy state, queues, preference, name.
-func (q Question) compare(a, b Candidate) int {
-	return cmp.Or(
-		boolFirst(a.InSync, b.InSync),
-		cmp.Compare(a.Health, b.Health),
-		boolFirst(!a.overPreferred(), !b.overPreferred()),
-		boolFirst(a.State != org.CopyInitializing, b.State != org.CopyInitializing),
-		boolFirst(a.ReplayQueue < replayQueueLimit, b.ReplayQueue < replayQueueLimit),
-		boolFirst(a.Missing < copyQueueLimit, b.Missing < copyQueueLimit),
-		q.compareMissing(a, b),
-		cmp.Compare(a.Preference, b.Preference),
-		cmp.Compare(a.ReplayQueue, b.ReplayQueue),
-		cmp.Compare(a.Server, b.Server),
-	)
-}
-
-// compareMissing prefers the copy that lacks least; between copies in sync
-// nothing is missing, whatever a report says that is a moment old.
-func (q Question) compareMissing(a, b Candidate) int {
-	if a.InSync && b.InSync {
-		return 0
-	}
-	return cmp.Compare(a.Missing, b.Missing)
-}
-
-func (c Candidate) overPreferred() bool {
-	return c.MaximumPreferred > 0 && c.ActiveNow >= c.MaximumPreferred
-}
-
-func boolFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return -1
-	}
-	return 1
 }
