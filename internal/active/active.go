@@ -116,8 +116,10 @@ type Manager struct {
 
 	window balance.Window
 	watch  *watch
+	pulse  pulse // of the primary, owned by the loop
 
-	balancing sync.Mutex // held while databases go back to where they should be
+	beside    sync.WaitGroup // what the loop started and does not wait for
+	balancing sync.Mutex     // held while databases go back to where they should be
 
 	mu       sync.Mutex // guards the rest
 	balanced time.Time  // when preferences were last looked at
@@ -138,6 +140,7 @@ const turnPause = 250 * time.Millisecond
 
 // Run plays the standby or primary role until ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
+	defer m.beside.Wait()
 	tick := time.NewTicker(turnPause)
 	defer tick.Stop()
 	var wg sync.WaitGroup
@@ -161,6 +164,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // turn is one turn of the loop.
 func (m *Manager) turn(ctx context.Context) {
 	m.noteLost(m.group.View(), time.Now())
+	m.feelPulse(time.Now())
 	row, rev := m.primary()
 	if row.Server == m.me && m.handOnRole(ctx) {
 		return

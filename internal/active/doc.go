@@ -14,7 +14,16 @@
 //     says why not.
 //  2. No mount loses anything confirmed unless a mount dial allows it.
 //  3. Each turn of the loop that decided something new leaves one sentence (postern active log).
+//  4. Every change of an active copy, and every database that finds no target, is
+//     explained by a row that is written in the same transaction (postern database why).
+//  5. A server gets no more databases than it may, however many are lost at once.
+//  6. A database that is served is moved by itself only within limits (history,
+//     storm); one without service is never held back.
 //
-// choose is the pure decision. What is dangerous is a plan: shown by
-// --dry-run, then carried out step by step.
+// choose is the pure decision about copies, balance the one about how
+// databases are spread. What is dangerous is a plan: shown by --dry-run, then
+// carried out step by step.
+//
+// Rows of the room: active/primary, decisions/<database>/<0..7>,
+// moves/<database>; mounts/<database> belongs to the mailbox room too.
 package active

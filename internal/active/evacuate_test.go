@@ -268,3 +268,41 @@ func TestSkipAllNeedsTarget(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestHungPrimary: a primary whose loop stands still loses the role, although
+// its server lives; one that never said that it turns does not.
+func TestHungPrimary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t, 3, 1)
+		m := f.manager(Config{}, Deps{})
+		f.put(primaryKey, primary{Server: "MBX03"})
+		turns := func(seconds int, beats bool) {
+			for i := range 4 * seconds {
+				if beats {
+					f.mu.Lock()
+					f.said["MBX03/"+pulseSection] = []byte{byte(i), 1}
+					f.mu.Unlock()
+				}
+				m.turn(t.Context())
+				time.Sleep(turnPause)
+			}
+		}
+		f.me = "MBX02"
+		f.lose("MBX01")
+		if turns(60, false); m.Primary() != "MBX03" {
+			t.Error("it was not heard of at all")
+		}
+		if turns(60, true); m.Primary() != "MBX03" {
+			t.Error("it turns")
+		}
+		if turns(9, false); m.Primary() != "MBX03" {
+			t.Error("it may be busy")
+		}
+		if turns(3, false); m.Primary() != "MBX02" {
+			t.Error("it hangs and has the role")
+		}
+		if turns(30, false); m.Primary() != "MBX02" || len(f.said["MBX02/"+pulseSection]) == 0 {
+			t.Error("the new one does not say that it turns")
+		}
+	})
+}

@@ -116,7 +116,7 @@ func (m *Manager) failover(ctx context.Context, sc *scene, all []change) {
 		c.inSync = m.keepInSync(c.mt, c.d)
 		if from, _ := sc.longest(c.def, c.d.Target); c.d.Lossy && from != "" {
 			if m.watch.busy(c.def.Name) {
-				go m.gatherFirst(ctx, c, from)
+				m.beside.Go(func() { m.gatherFirst(ctx, c, from) })
 			}
 			continue
 		}

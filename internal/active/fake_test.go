@@ -32,14 +32,15 @@ type fake struct {
 	commits []int         // how many conditions each had
 	takes   time.Duration // of a handover
 	refuses map[org.DatabaseName]int
-	at, max int // handovers under way, and the most at a time
+	said    map[string][]byte // server/section
+	at, max int               // handovers under way, and the most at a time
 }
 
 // newFake makes servers MBX01.. and databases DB0001.. with three copies each,
 // the first active.
 func newFake(tb testing.TB, servers, databases int) *fake {
 	f := &fake{tb: tb, me: "MBX02", rows: map[string]cluster.Item{}, dead: map[org.ServerName]bool{}, stuck: map[org.ServerName]org.CopyState{},
-		states: map[org.ServerName]map[org.DatabaseName]org.CopyStatus{}, refuses: map[org.DatabaseName]int{}}
+		states: map[org.ServerName]map[org.DatabaseName]org.CopyStatus{}, refuses: map[org.DatabaseName]int{}, said: map[string][]byte{}}
 	for i := range servers {
 		s := f.server(i)
 		f.states[s] = map[org.DatabaseName]org.CopyStatus{}
@@ -163,7 +164,6 @@ func (f *fake) Changed() <-chan struct{}      { return nil }
 func (f *fake) PeersChanged() <-chan struct{} { return nil }
 func (f *fake) Sync(context.Context) error    { return nil }
 func (f *fake) Quorum() bool                  { return true }
-func (f *fake) Publish(string, []byte)        {}
 func (f *fake) Dead(s org.ServerName) (string, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -173,8 +173,16 @@ func (f *fake) Alive(s org.ServerName) bool {
 	_, dead := f.Dead(s)
 	return !dead
 }
-func (f *fake) Published(org.ServerName, string) ([]byte, time.Time, bool) {
-	return nil, time.Time{}, false
+func (f *fake) Publish(section string, v []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.said[string(f.me)+"/"+section] = v
+}
+func (f *fake) Published(s org.ServerName, section string) ([]byte, time.Time, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	v, ok := f.said[string(s)+"/"+section]
+	return v, time.Time{}, ok
 }
 
 func (f *fake) PeerStatuses(s org.ServerName) []org.CopyStatus {

@@ -133,6 +133,9 @@ func planMove(mt org.Mount, d choose.Decision, live, ask bool) []command.Step {
 		}
 		detail += "; what is missing is delivered again when " + string(mt.Active) + " comes back"
 	}
+	for _, w := range d.Warnings {
+		detail += "; warning: " + w
+	}
 	return append(steps,
 		command.Step{Name: "change term", Detail: detail},
 		command.Step{Name: "mount", Detail: string(d.Target)})

@@ -33,7 +33,7 @@ func (m *Manager) rebalanceSometimes(ctx context.Context, v *cluster.View) {
 	if !due || !m.balancing.TryLock() {
 		return
 	}
-	go func() {
+	m.beside.Go(func() {
 		defer m.balancing.Unlock()
 		os := m.unbalanced(m.look(v), balance.Rules{By: balance.Preference, Deviation: -1})
 		if len(os) == 0 {
@@ -42,7 +42,7 @@ func (m *Manager) rebalanceSometimes(ctx context.Context, v *cluster.View) {
 		if _, err := m.moveAll(ctx, m.look(v), os, balanceAtOnce, false, false); err != nil {
 			m.said.say("rebalance", "balance: %v", err)
 		}
-	}()
+	})
 }
 
 // unbalanced lists the moves that would bring databases to where they should be.

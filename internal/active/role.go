@@ -53,10 +53,14 @@ func (m *Manager) mayTake(row primary) (string, bool) {
 	if row.Server != "" {
 		if _, member := v.Server(row.Server); member {
 			w, dead := m.group.Dead(row.Server)
-			if !dead && m.group.Alive(row.Server) {
+			switch hangs := m.pulse.silent(row.Server); {
+			case dead || !m.group.Alive(row.Server):
+				why = cmp.Or(w, string(row.Server)+" no longer renews its lease")
+			case hangs > 0:
+				why = fmt.Sprintf("Active Manager of %s has not turned for %s", row.Server, hangs.Round(time.Second))
+			default:
 				return "", false
 			}
-			why = cmp.Or(w, string(row.Server)+" no longer renews its lease")
 		} else {
 			why = string(row.Server) + " is no longer a member"
 		}
@@ -151,4 +155,55 @@ func (m *Manager) GivePrimary(ctx context.Context, to org.ServerName, why string
 	}
 	m.said.say("role", "%s has the primary role: %s", to, why)
 	return nil
+}
+
+// pulseSection is the name under which the primary publishes that its loop turns.
+const pulseSection = "pam"
+
+// A primary whose loop has not turned for pulseSilent while its server lives
+// loses the role; it says that it turns every pulseEvery.
+const (
+	pulseEvery  = time.Second
+	pulseSilent = 10 * time.Second
+)
+
+// pulse is what is known of the loop of the primary.
+type pulse struct {
+	of    org.ServerName
+	value string
+	at    time.Time // of the last change
+	now   time.Time
+	beat  int
+}
+
+// feelPulse publishes that this loop turns where it is the primary's, and
+// notes whether that of another primary does.
+func (m *Manager) feelPulse(now time.Time) {
+	row, rev := m.primary()
+	p := &m.pulse
+	p.now = now
+	if row.Server == m.me {
+		if p.of != m.me || now.Sub(p.at) >= pulseEvery {
+			p.beat++
+			p.of, p.at = m.me, now
+			m.group.Publish(pulseSection, fmt.Appendf(nil, "%d %d", rev, p.beat))
+		}
+		return
+	}
+	raw, _, ok := m.group.Published(row.Server, pulseSection)
+	if value := string(raw); !ok || p.of != row.Server || p.value != value {
+		p.of, p.value, p.at = row.Server, value, now
+	}
+}
+
+// silent tells for how long the loop of the primary s has not turned, zero
+// while that is not too long or nothing was ever heard of it.
+func (p *pulse) silent(s org.ServerName) time.Duration {
+	if p.of != s || p.value == "" {
+		return 0
+	}
+	if d := p.now.Sub(p.at); d >= pulseSilent {
+		return d
+	}
+	return 0
 }

@@ -118,8 +118,9 @@ func (sc *scene) question(def org.Database, mt org.Mount, p choose.Purpose) choo
 	src := sc.server(mt.Active)
 	q := choose.Question{
 		Database: def.Name, Purpose: p, Source: mt.Active, Site: src.row.Site,
-		SourceFenced: mt.Active == "" || !src.alive, SourceSets: src.sets, SourceUnheard: src.unheard,
-		SourceServes: p != choose.Failover && sc.serves(mt), PreferSite: sc.m.cfg.SitePreference != siteNone,
+		SourceFenced: mt.Active == "" || !src.alive, SourceSets: src.sets,
+		SourceUnheard: src.unheard || mt.Active == "" && sc.m.deps.Health != nil,
+		SourceServes:  p != choose.Failover && sc.serves(mt), PreferSite: sc.m.cfg.SitePreference != siteNone,
 	}
 	var newest org.LSN
 	for _, c := range def.Copies {

@@ -72,6 +72,7 @@ type dbCopy struct {
 	promised time.Time
 	promisee org.ServerName
 	seed     seedProgress
+	crawlTo  org.LSN // where the log ended when the index was begun anew from it
 	// gathering is what is to be taken from another copy than the active one.
 	gathering *gatherOrder
 	// seedCount is the last ordered seed that was begun.
@@ -454,6 +455,9 @@ func (c *dbCopy) open() error {
 	}
 	c.lastTime.Store(c.timeBefore(ix.Applied().LSN))
 	c.mu.Lock()
+	if c.crawlTo = 0; c.index().Applied().LSN == 0 {
+		c.crawlTo = c.jn.End().LSN
+	}
 	c.maxTerm = max(c.maxTerm, c.jn.End().Term)
 	c.commit = c.index().Applied().LSN
 	if c.promised.IsZero() {
@@ -585,7 +589,9 @@ func (c *dbCopy) status() org.CopyStatus {
 		Term: c.maxTerm, Committed: c.commit, InSync: c.mount.IsInSync(c.k.me),
 		Repairs: c.repairs.Load(), VolumeFull: c.vol.full(), Generated: c.heardEnd,
 		LastTime: c.lastTime.Load(), Volume: c.vol.Name, Cause: c.cause, Since: c.since.UnixNano(), SeedCount: c.seedCount,
+		ContentIndex: org.IndexHealthy,
 	}
+	crawl := c.crawlTo
 	if c.seed.active {
 		s.SeedTotal, s.SeedDone, s.SeedSource, s.RateIn = c.seed.total, c.seed.done, c.seed.source, c.seed.rate(time.Now())
 	}
@@ -593,6 +599,9 @@ func (c *dbCopy) status() org.CopyStatus {
 	if _, leave, ok := c.gate.enter(context.Background()); ok {
 		defer leave()
 		s.Replayed = c.index().Applied().LSN
+		if s.Replayed < crawl {
+			s.ContentIndex = org.IndexCrawling
+		}
 		if d := c.jn.Stalled(); d >= diskPatience && !c.vol.full() {
 			// Whoever decides who can store must not count on this copy. Its
 			// log is not asked any more: that may wait for the disk too.
