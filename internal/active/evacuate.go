@@ -79,7 +79,7 @@ func prefers(def org.Database, s org.ServerName) bool {
 // the same time. Each is a step of the plan.
 func (m *Manager) moveAll(ctx context.Context, sc *scene, os []Order, atOnce int, allOrNone, dry bool) (command.Plan, error) {
 	p := command.Plan{DryRun: dry, Steps: make([]command.Step, len(os))}
-	cs := make([]change, len(os))
+	cs := make([]verdict, len(os))
 	errs := make([]error, len(os))
 	var qs []choose.Question
 	var at []int
@@ -129,7 +129,7 @@ func (m *Manager) moveAll(ctx context.Context, sc *scene, os []Order, atOnce int
 
 // moveOne carries out one decided move, and asks once more where the decision
 // was overtaken.
-func (m *Manager) moveOne(ctx context.Context, o Order, c change) error {
+func (m *Manager) moveOne(ctx context.Context, o Order, c verdict) error {
 	_, err := m.carryOut(ctx, o, c, m.isLive(c))
 	if err == nil || ctx.Err() != nil {
 		return err

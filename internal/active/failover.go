@@ -19,8 +19,8 @@ import (
 // transaction.
 const swapTogether = 32
 
-// change is a decision on its way into the agreed state.
-type change struct {
+// verdict is a decision on its way into the agreed state.
+type verdict struct {
 	def    org.Database
 	mt     org.Mount // as it was decided about
 	q      choose.Question
@@ -41,7 +41,7 @@ func (m *Manager) decide(ctx context.Context) {
 	sc := m.look(v)
 	began := time.Now()
 	calm := 0
-	var all []change
+	var all []verdict
 	var qs []choose.Question
 	for _, def := range v.Databases() {
 		mt, ok := v.Mount(def.Name)
@@ -58,7 +58,7 @@ func (m *Manager) decide(ctx context.Context) {
 			continue
 		}
 		q := sc.question(def, mt, choose.Failover)
-		all, qs = append(all, change{def: def, mt: mt, q: q, why: why, began: began}), append(qs, q)
+		all, qs = append(all, verdict{def: def, mt: mt, q: q, why: why, began: began}), append(qs, q)
 	}
 	for i, d := range choose.ChooseAll(qs, sc.active) {
 		all[i].d = d
@@ -106,8 +106,8 @@ func (sc *scene) mayReplace(def org.Database, mt org.Mount) bool {
 // failover carries out what was decided about databases whose active copies are
 // gone: those that lose nothing at once and together, each of the others when
 // its target has what other copies hold.
-func (m *Manager) failover(ctx context.Context, sc *scene, all []change) {
-	var ready []change
+func (m *Manager) failover(ctx context.Context, sc *scene, all []verdict) {
+	var ready []verdict
 	for _, c := range all {
 		if c.d.Target == "" {
 			m.noTarget(ctx, sc, c)
@@ -139,7 +139,7 @@ func (m *Manager) failover(ctx context.Context, sc *scene, all []change) {
 	}
 }
 
-func (m *Manager) saidFailover(c change, err error) {
+func (m *Manager) saidFailover(c verdict, err error) {
 	if err != nil {
 		m.said.say(string(c.def.Name), "%s: %s; %s; not done: %v", c.def.Name, c.why, c.d, err)
 		return
@@ -150,7 +150,7 @@ func (m *Manager) saidFailover(c change, err error) {
 
 // noTarget puts on record that no copy of a database can be activated, when
 // that is news and not more than once a minute.
-func (m *Manager) noTarget(ctx context.Context, sc *scene, c change) {
+func (m *Manager) noTarget(ctx context.Context, sc *scene, c verdict) {
 	m.said.say(string(c.def.Name), "%s: %s; %s", c.def.Name, c.why, c.d)
 	if !m.watch.mayTellAgain(c.def.Name, sc.now) {
 		return
@@ -177,7 +177,7 @@ const gatherWait = 5 * time.Second
 // gatherFirst brings the target of a lossy mount what another live copy holds
 // beyond it (Exchange: attempt copy last logs), and mounts what is then to be
 // mounted.
-func (m *Manager) gatherFirst(ctx context.Context, c change, from org.ServerName) {
+func (m *Manager) gatherFirst(ctx context.Context, c verdict, from org.ServerName) {
 	defer m.watch.idle(c.def.Name)
 	gctx, cancel := context.WithTimeout(ctx, gatherWait)
 	end, err := m.copies.Gather(gctx, c.def.Name, c.d.Target, from)
@@ -219,7 +219,7 @@ func (m *Manager) keepInSync(mt org.Mount, d choose.Decision) []org.ServerName {
 
 // swap writes the mount rows of the next terms, with what explains them, if
 // every row is still as it was decided about.
-func (m *Manager) swap(ctx context.Context, cs ...change) error {
+func (m *Manager) swap(ctx context.Context, cs ...verdict) error {
 	v := m.group.View()
 	var t cluster.Txn
 	for _, c := range cs {
@@ -238,7 +238,7 @@ func (m *Manager) swap(ctx context.Context, cs ...change) error {
 
 // opsOf are the rows of one change: the mount, the decision, the history and,
 // for a lossy mount, what asks for the mail that is missing.
-func (m *Manager) opsOf(v *cluster.View, c change) ([]cluster.Op, error) {
+func (m *Manager) opsOf(v *cluster.View, c verdict) ([]cluster.Op, error) {
 	mt := c.mt
 	n, now := mt, time.Now().UTC()
 	n.Term, n.Active, n.InSync = mt.Term+1, c.d.Target, c.inSync

@@ -70,12 +70,12 @@ func TestSomebodyElse(t *testing.T) {
 	m := f.manager(Config{}, Deps{})
 	f.lose("MBX01")
 	sc := m.look(f.View())
-	var all []change
+	var all []verdict
 	for i := range 40 {
 		def, _ := sc.v.Database(f.db(i))
 		mt, _ := sc.v.Mount(f.db(i))
 		q := sc.question(def, mt, choose.Failover)
-		all = append(all, change{def: def, mt: mt, q: q, d: choose.Choose(q), why: "it died", began: time.Now()})
+		all = append(all, verdict{def: def, mt: mt, q: q, d: choose.Choose(q), why: "it died", began: time.Now()})
 	}
 	other := f.mount(f.db(7))
 	other.Active, other.Term = "MBX03", 9

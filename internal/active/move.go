@@ -69,7 +69,7 @@ func (m *Manager) Move(ctx context.Context, o Order) (command.Plan, error) {
 }
 
 // choose decides about a move.
-func (m *Manager) choose(sc *scene, o Order) (change, error) {
+func (m *Manager) choose(sc *scene, o Order) (verdict, error) {
 	c, err := m.ask(sc, o)
 	if err != nil {
 		return c, err
@@ -79,8 +79,8 @@ func (m *Manager) choose(sc *scene, o Order) (change, error) {
 }
 
 // ask makes the question of a move.
-func (m *Manager) ask(sc *scene, o Order) (change, error) {
-	c := change{why: o.Why}
+func (m *Manager) ask(sc *scene, o Order) (verdict, error) {
+	c := verdict{why: o.Why}
 	def, ok := sc.v.Database(o.Database)
 	mt, known := sc.v.Mount(o.Database)
 	if !ok || !known {
@@ -107,7 +107,7 @@ func (m *Manager) ask(sc *scene, o Order) (change, error) {
 }
 
 // refused is the error of a decision without a target.
-func (m *Manager) refused(c change) error {
+func (m *Manager) refused(c verdict) error {
 	if c.d.Target != "" {
 		return nil
 	}
@@ -115,7 +115,7 @@ func (m *Manager) refused(c change) error {
 }
 
 // isLive tells that the active copy can hand over.
-func (m *Manager) isLive(c change) bool {
+func (m *Manager) isLive(c verdict) bool {
 	_, dead := m.group.Dead(c.mt.Active)
 	return c.mt.Active != "" && !dead && !c.d.Lossy
 }
@@ -142,7 +142,7 @@ func planMove(mt org.Mount, d choose.Decision, live, ask bool) []command.Step {
 }
 
 // carryOut does what was decided, step by step.
-func (m *Manager) carryOut(ctx context.Context, o Order, c change, live bool) (command.Plan, error) {
+func (m *Manager) carryOut(ctx context.Context, o Order, c verdict, live bool) (command.Plan, error) {
 	db, mt, d := c.def.Name, c.mt, c.d
 	p := command.Plan{DryRun: o.DryRun, Steps: planMove(mt, d, live, m.deps.SafetyNet != nil)}
 	if o.DryRun {
@@ -185,7 +185,7 @@ func (m *Manager) carryOut(ctx context.Context, o Order, c change, live bool) (c
 
 // gatherBefore brings the target of a lossy move by hand what other live copies
 // hold, as far as that succeeds.
-func (m *Manager) gatherBefore(ctx context.Context, c change) change {
+func (m *Manager) gatherBefore(ctx context.Context, c verdict) verdict {
 	from, _ := m.look(m.group.View()).longest(c.def, c.d.Target)
 	if from == "" {
 		return c
@@ -212,7 +212,7 @@ func (m *Manager) thaw(ctx context.Context, db org.DatabaseName, active org.Serv
 
 // changeTerm writes the new row. The active copy may have changed its in-sync
 // set before it stopped, so the newest row of its term counts.
-func (m *Manager) changeTerm(ctx context.Context, c change, live bool) error {
+func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 	db := c.mt.Database
 	for range 3 {
 		if err := m.group.Sync(ctx); err != nil {
@@ -277,7 +277,7 @@ func (m *Manager) dismount(ctx context.Context, db org.DatabaseName, dry bool) (
 		}
 	}
 	p.Steps[0].Done = true
-	err := m.changeTerm(ctx, change{mt: mt, why: "dismounted by an administrator"}, true)
+	err := m.changeTerm(ctx, verdict{mt: mt, why: "dismounted by an administrator"}, true)
 	p.Steps[1].Done = err == nil
 	return p, err
 }
