@@ -625,3 +625,63 @@ func FuzzReport(f *testing.F) {
 		}
 	})
 }
+
+// TestOpenDeedIsClosed: a deed that ended its own process has an end in the log
+// after the restart.
+func TestOpenDeedIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rows := newState()
+		open, _ := json.Marshal(org.Recovery{ID: "20000101T000000.000-MBX1-1", Server: "MBX1", Action: "RestartWorker", Target: "mail", Allowed: true, Begun: time.Now()})
+		other, _ := json.Marshal(org.Recovery{ID: "20000101T000000.000-MBX2-1", Server: "MBX2", Action: "RestartWorker", Target: "mail", Allowed: true, Begun: time.Now()})
+		if err := rows.Commit(t.Context(), []Op{{Key: org.RecoveryPrefix + "20000101T000000.000-MBX1-1", Value: open}, {Key: org.RecoveryPrefix + "20000101T000000.000-MBX2-1", Value: other}}); err != nil {
+			t.Fatal(err)
+		}
+		wait(time.Minute)
+		s := newServer(t, "MBX1", rows, newMesh("MBX1"), Items{})
+		s.start()
+		wait(30 * time.Second)
+		log := s.log()
+		if len(log) != 2 || log[0].Ended.IsZero() || log[0].Result == "" || !log[1].Ended.IsZero() {
+			t.Errorf("log %+v", log)
+		}
+		s.stop()
+	})
+}
+
+// TestEntryIsRenewed: what HealthAPI took out stays out while the component is
+// not well, and no longer.
+func TestEntryIsRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &door{err: errBroken}
+		s := newServer(t, "MBX1", newState(), newMesh("MBX1"), imap(d))
+		key := org.ComponentKey("MBX1", org.IMAPComponent, org.HealthAPI)
+		row, _ := json.Marshal(org.ComponentEntry{Component: org.IMAPComponent, Requester: org.HealthAPI, State: org.Inactive, Expires: time.Now().Add(65 * time.Minute)})
+		if err := s.rows.Commit(t.Context(), []Op{{Key: key, Value: row}}); err != nil {
+			t.Fatal(err)
+		}
+		s.start()
+		defer s.stop()
+		left := func() time.Duration {
+			var e org.ComponentEntry
+			raw, _, _ := s.rows.Get(key)
+			if err := json.Unmarshal(raw, &e); err != nil {
+				t.Fatal(err)
+			}
+			return time.Until(e.Expires)
+		}
+		wait(10 * time.Minute)
+		if got := left(); got < 3*time.Hour {
+			t.Errorf("%v are left while it is broken", got)
+		}
+		d.set(nil)
+		wait(time.Minute)
+		row, _ = json.Marshal(org.ComponentEntry{Component: org.IMAPComponent, Requester: org.HealthAPI, State: org.Inactive, Expires: time.Now().Add(30 * time.Minute)})
+		if err := s.rows.Commit(t.Context(), []Op{{Key: key, Value: row}}); err != nil {
+			t.Fatal(err)
+		}
+		wait(2 * time.Minute)
+		if got := left(); got > 30*time.Minute {
+			t.Errorf("%v are left though it is well", got)
+		}
+	})
+}

@@ -33,6 +33,8 @@ type Desk struct {
 	figures *figures
 	watch   *observer
 	began   time.Time
+	// stopping is closed when Run is told to end.
+	stopping chan struct{}
 
 	mu       sync.Mutex // guards the rest
 	rules    rules
@@ -73,7 +75,7 @@ func NewDesk(cfg Config, deps DeskDeps) (*Desk, error) {
 	if deps.Clock == nil {
 		deps.Clock = systemClock{}
 	}
-	d := &Desk{cfg: cfg, deps: deps, pace: paceOf(cfg), began: time.Now()}
+	d := &Desk{cfg: cfg, deps: deps, pace: paceOf(cfg), began: time.Now(), stopping: make(chan struct{})}
 	d.items = Join(builtIn(d.hungProbes), deps.Items)
 	if err := d.items.Check(); err != nil {
 		return nil, err
@@ -101,8 +103,9 @@ func NewDesk(cfg Config, deps DeskDeps) (*Desk, error) {
 // folder is the room's folder in the data folder.
 const folder = "health"
 
-// Run runs the inside probes and publishes until ctx ends.
+// Run runs the inside probes and publishes until ctx ends; once only.
 func (d *Desk) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() { close(d.stopping) })()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.sched.Run(ctx) })
 	g.Go(func() error { d.loop(ctx); return nil })
@@ -114,6 +117,7 @@ func (d *Desk) loop(ctx context.Context) {
 	t := time.NewTicker(time.Second)
 	defer t.Stop()
 	var published, observed, tidied time.Time
+	closed := false                  // what an earlier process of this server left open
 	orders := make(chan struct{}, 1) // one order to the host at a time
 	defer func() { orders <- struct{}{} }()
 	for {
@@ -130,6 +134,7 @@ func (d *Desk) loop(ctx context.Context) {
 		if now.Sub(tidied) >= tidyEvery {
 			tidied = now
 			d.tidy(ctx)
+			closed = closed || d.closeOpen(ctx)
 		}
 		select {
 		case <-t.C:

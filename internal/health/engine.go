@@ -322,7 +322,7 @@ func (e *Engine) definition(w *watched) (monitor.Definition, bool) {
 	e.rulesMu.Lock()
 	defer e.rulesMu.Unlock()
 	m, on := e.rules.monitor(w.monitor, w.key.target)
-	d := monitor.Definition{Rule: m.Rule, Timeline: m.Timeline, Calm: calm / e.pace.stretch}
+	d := monitor.Definition{Rule: m.Rule, Timeline: m.Timeline, Calm: calm / e.pace.stretch, Stretch: e.pace.stretch}
 	if p := e.probes[m.probe()]; p.Kind != Notification {
 		p, probed := e.rules.probe(p, w.key.target)
 		d.Interval, on = p.Every, on && probed

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -88,7 +89,17 @@ func (d *Desk) serveAct(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &o) {
 		return
 	}
-	row, err := d.gate.Do(r.Context(), o)
+	// The deed goes on when the health worker goes away, and ends with the Desk.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	defer cancel()
+	go func() {
+		select {
+		case <-d.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	row, err := d.gate.Do(ctx, o)
 	a := answer{Row: row}
 	if err != nil {
 		a.Error, a.Busy = err.Error(), kind.Is(err, kind.Busy)

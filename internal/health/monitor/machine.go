@@ -17,6 +17,8 @@ type Definition struct {
 	// Calm is how long the rule has to be green until red time and relapses are
 	// forgotten.
 	Calm time.Duration
+	// Stretch divides the machine's own times, for tests on one machine; 0 is 1.
+	Stretch time.Duration
 }
 
 // Limits of a machine's patience.
@@ -143,12 +145,13 @@ func (m *Machine) turnGreen(d Definition, now Moment) {
 func (m *Machine) settle(d Definition) time.Duration {
 	pace := d.Interval
 	if pace == 0 {
-		pace = settlePace
+		pace = settlePace / max(d.Stretch, 1)
 	}
+	most := min(mostSettle/max(d.Stretch, 1), d.Calm)
 	if m.relapses > 10 {
-		return min(mostSettle, d.Calm)
+		return most
 	}
-	return min(time.Duration(1<<m.relapses-1)*pace, mostSettle, d.Calm)
+	return min(time.Duration(1<<m.relapses-1)*pace, most)
 }
 
 // step is the state that the red time has reached.
@@ -178,7 +181,7 @@ func (m *Machine) Anew(now Moment) {
 
 // silent tells whether no result came for longer than can be explained.
 func (m *Machine) silent(d Definition, now Moment) bool {
-	return now-m.heard > max(3*d.Interval, leastSilence)
+	return now-m.heard > max(3*d.Interval, leastSilence/max(d.Stretch, 1))
 }
 
 // State is the state on the ladder and since when it is so.

@@ -288,6 +288,26 @@ func (g *Gate) end(ctx context.Context, row org.Recovery) (org.Recovery, error) 
 	return g.record(ctx, row)
 }
 
+// CloseOpen writes the end of deeds of this server that began before a time and
+// have none: the process that did them was ended, often by the deed itself.
+func (g *Gate) CloseOpen(ctx context.Context, before time.Time) error {
+	var open []org.Recovery
+	for _, raw := range g.deps.Rows.Prefix(org.RecoveryPrefix) {
+		var r org.Recovery
+		if json.Unmarshal(raw, &r) == nil && r.Server == g.deps.Server && r.Allowed && !r.DryRun && r.Ended.IsZero() &&
+			r.Action != string(Escalate) && r.Begun.Before(before) {
+			open = append(open, r)
+		}
+	}
+	for _, r := range open {
+		r.Ended, r.Result = g.deps.Clock.Now().UTC(), "the process was restarted before the end was written"
+		if _, err := g.end(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // record writes a row of the log and nothing else: to the agreed state, or to
 // the journal of this server where that is not possible.
 func (g *Gate) record(ctx context.Context, row org.Recovery) (org.Recovery, error) {
