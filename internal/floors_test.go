@@ -17,7 +17,7 @@ var floors = [][]string{
 	{"org"},
 	{"mail"},
 	{"base", "sizing"},
-	{"cluster", "health"},
+	{"cluster", "health", "notify"},
 	{"directory", "mailbox", "archive"},
 	{"transport"},
 	{"active", "continuity", "addressbook", "migrate"},

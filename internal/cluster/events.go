@@ -15,11 +15,11 @@ var (
 		"The agreed state does not answer: changes of it, and failovers, wait.",
 		"Start the voting servers that are down (postern cluster status); if a majority is lost for good, see docs/operating.md, quorum.")
 	evQuorumBack = event.Define(1102, "quorum_regained", slog.LevelInfo,
-		"The agreed state answers again.", "")
+		"The agreed state answers again.", "", 1101)
 	evPeerGone = event.Define(1103, "peer_gone", slog.LevelWarn,
 		"A server is no longer heard by this one.", "Look at that server and the network between.")
 	evPeerUp = event.Define(1104, "peer_up", slog.LevelInfo,
-		"A server is heard by this one.", "")
+		"A server is heard by this one.", "", 1103)
 	evJoined = event.Define(1105, "server_joined", slog.LevelInfo,
 		"A server became a member of the group.", "")
 	evRemoved = event.Define(1106, "server_removed", slog.LevelWarn,

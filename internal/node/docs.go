@@ -18,6 +18,7 @@ import (
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mailbox"
+	"github.com/postern-mail/postern/internal/notify"
 	"github.com/postern-mail/postern/internal/transport"
 )
 
@@ -99,6 +100,7 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 	if _, err := imapd.New(imapd.Default(), imapd.Deps{Log: log, Events: events, Metrics: r}); err != nil {
 		return err
 	}
+	notify.New(notify.Config{}, notify.Deps{Rows: groupRows{c}, Mesh: groupMesh{c}, Secrets: c, Log: log, Events: events, Metrics: r})
 	_, err = api.New(api.Config{Server: "MBX1"}, api.Deps{Log: log, Events: events, Metrics: r})
 	return err
 }

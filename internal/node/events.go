@@ -21,5 +21,5 @@ var (
 	EventServerReady = event.Define(1010, "server_ready", slog.LevelInfo, "All doors of this server are open.", "")
 	EventDoorDown    = event.Define(1011, "door_down", slog.LevelError, "A door of this server does not answer as a user expects.",
 		"Look at the server's log; the next probes tell whether it came back.")
-	EventDoorUp = event.Define(1012, "door_up", slog.LevelInfo, "A door of this server answers again.", "")
+	EventDoorUp = event.Define(1012, "door_up", slog.LevelInfo, "A door of this server answers again.", "", 1011)
 )

@@ -127,6 +127,7 @@ func (h *Host) Run(ctx context.Context) error {
 	defer os.Remove(HostStatePath(h.cfg.Dir))
 	h.events.Emit(EventHostStarted, "host %d serves %s", os.Getpid(), h.cfg.Dir)
 
+	defer forwardFrom(h.events, h.cfg.Dir)()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	sp := newSpawner()

@@ -39,6 +39,7 @@ type prober struct {
 // ends. It starts to judge once all doors were open, so that a start is no alarm.
 func RunHealth(ctx context.Context, cfg Config, log *slog.Logger) error {
 	p := &prober{probes: probesOf(cfg), events: event.NewLog(log), down: map[string]time.Time{}}
+	defer forwardFrom(p.events, cfg.Dir)()
 	t := time.NewTicker(probeEvery)
 	defer t.Stop()
 	seen := false

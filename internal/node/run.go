@@ -27,6 +27,7 @@ import (
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/node/component"
+	"github.com/postern-mail/postern/internal/notify"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport"
 )
@@ -40,16 +41,17 @@ type mailWorker struct {
 	metrics *metrics.Registry
 
 	cluster    *cluster.Cluster
+	alerts     *notify.Notifier
 	components *component.Book
 	mailbox    *mailbox.Keeper
 	directory  *directory.Directory
 	mover      *transport.Mover // nil at a witness
 	active     *active.Manager
-	certs     *certs.Source
-	smtp      *smtpd.Server
-	imap      *imapd.Server
-	admin     *api.Server
-	figures   *metrics.Server
+	certs      *certs.Source
+	smtp       *smtpd.Server
+	imap       *imapd.Server
+	admin      *api.Server
+	figures    *metrics.Server
 
 	serving atomic.Bool // all doors are open
 }
@@ -97,6 +99,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 		Fast: w.cfg.Timers == "fast"}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
+	w.newNotifier()
 	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Config: w.cfg.Directory, Store: w.mailbox.Client(), Log: w.log, Events: w.events})
 	if err := w.newMover(); err != nil {
 		return errors.Join(err, w.cluster.Close())
@@ -104,6 +107,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	st.run("cluster", w.cluster.Run)
 	select {
 	case <-w.cluster.Ready():
+		st.run("notify", w.alerts.Run)
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -199,7 +203,7 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 		return err
 	}
 	deps := api.Deps{Commands: w.commands(), Auth: adminLogins{w.directory}, State: adminState{w.cluster}, Log: w.log, Events: w.events,
-		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler()}, Ready: w.readiness}
+		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events)}, Ready: w.readiness}
 	if listener != nil {
 		deps.Listener, deps.TLS = listener, w.certs.HTTPS()
 	}
@@ -231,7 +235,7 @@ func (w *mailWorker) readiness() error {
 
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
-	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active})
+	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active, Notify: w.alerts})
 }
 
 // Rooms are what brings commands. For listing them all may be nil.
@@ -242,6 +246,7 @@ type Rooms struct {
 	Directory  *directory.Directory
 	Transport  *transport.Mover
 	Active     *active.Manager
+	Notify     *notify.Notifier
 }
 
 // Commands joins the rooms' entries of the command table.
@@ -253,6 +258,7 @@ func Commands(r Rooms) []command.Command {
 		directory.Commands(r.Directory),
 		transport.Commands(r.Transport),
 		active.Commands(r.Active),
+		notify.Commands(r.Notify),
 	)
 }
 

@@ -13,5 +13,5 @@ var (
 	EventClock = event.Define(1740, "clock_not_trusted", slog.LevelError,
 		"The clock of this server jumped or differs from the others'; messages do not expire until it is right.",
 		"Look at the time service (chronyc tracking, timedatectl) of this server.")
-	EventClockGood = event.Define(1741, "clock_trusted", slog.LevelInfo, "The clock of this server is right again.", "")
+	EventClockGood = event.Define(1741, "clock_trusted", slog.LevelInfo, "The clock of this server is right again.", "", 1740)
 )

@@ -23,6 +23,7 @@ type Definition struct {
 	Level   slog.Level
 	Meaning string // one sentence
 	Action  string // what an operator should do, empty for nothing
+	Ends    []int  // codes of the troubles that this one ends
 }
 
 // Event is one occurrence.
@@ -32,6 +33,8 @@ type Event struct {
 	Level    string    `json:"level" col:"LEVEL"`
 	Time     time.Time `json:"time" col:"TIME"`
 	Sentence string    `json:"sentence" col:"EVENT"`
+	// Ends are the codes of the troubles that this one ends.
+	Ends []int `json:"ends,omitempty" col:"-"`
 }
 
 var (
@@ -39,16 +42,25 @@ var (
 	defined = map[int]Definition{}
 )
 
-// Define adds a kind of event; it is called from package variables only.
-func Define(code int, name string, level slog.Level, meaning, action string) Definition {
+// Define adds a kind of event; it is called from package variables only. ends
+// are the codes of the troubles that it ends.
+func Define(code int, name string, level slog.Level, meaning, action string, ends ...int) Definition {
 	mu.Lock()
 	defer mu.Unlock()
 	if old, ok := defined[code]; ok {
 		panic(fmt.Sprintf("event %d is both %s and %s", code, old.Name, name))
 	}
-	d := Definition{code, name, level, meaning, action}
+	d := Definition{code, name, level, meaning, action, ends}
 	defined[code] = d
 	return d
+}
+
+// Find returns the kind of event with a code.
+func Find(code int) (Definition, bool) {
+	mu.Lock()
+	defer mu.Unlock()
+	d, ok := defined[code]
+	return d, ok
 }
 
 // Definitions lists all kinds by code.
@@ -80,13 +92,26 @@ func (l *Log) Emit(d Definition, format string, args ...any) {
 	if l == nil {
 		return
 	}
-	e := Event{Code: d.Code, Name: d.Name, Level: d.Level.String(), Time: time.Now(), Sentence: fmt.Sprintf(format, args...)}
+	e := Event{Code: d.Code, Name: d.Name, Level: d.Level.String(), Time: time.Now(), Sentence: fmt.Sprintf(format, args...), Ends: d.Ends}
 	l.mu.Lock()
 	l.ring[l.next%uint64(len(l.ring))] = e
 	l.next++
 	subs := l.subs
 	l.mu.Unlock()
 	l.log.LogAttrs(context.Background(), d.Level, e.Sentence, slog.Int("event", d.Code), slog.String("name", d.Name))
+	for _, f := range subs {
+		f(e)
+	}
+}
+
+// Take records an event that another process of this server emitted and wrote
+// to its own log.
+func (l *Log) Take(e Event) {
+	l.mu.Lock()
+	l.ring[l.next%uint64(len(l.ring))] = e
+	l.next++
+	subs := l.subs
+	l.mu.Unlock()
 	for _, f := range subs {
 		f(e)
 	}

@@ -13,11 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/smtpc"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/deliver"
 	"github.com/postern-mail/postern/internal/transport/dns"
 	"github.com/postern-mail/postern/internal/transport/queue"
-	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
 	"github.com/postern-mail/postern/internal/transport/settings"
 	"github.com/postern-mail/postern/internal/transport/sign"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"

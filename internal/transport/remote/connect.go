@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
+	"github.com/postern-mail/postern/internal/base/smtpc"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
 )
 

@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/smtpc"
 	"github.com/postern-mail/postern/internal/transport/deliver"
 	"github.com/postern-mail/postern/internal/transport/dns"
 	"github.com/postern-mail/postern/internal/transport/queue"
-	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
 	"github.com/postern-mail/postern/internal/transport/settings"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
 )

@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/smtpc"
 	"github.com/postern-mail/postern/internal/transport/queue"
-	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
 	"github.com/postern-mail/postern/internal/transport/settings"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
 )

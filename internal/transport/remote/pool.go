@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
+	"github.com/postern-mail/postern/internal/base/smtpc"
 )
 
 // Limits of connections.

@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/smtpc"
 	"github.com/postern-mail/postern/internal/transport/dns"
-	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
 	"github.com/postern-mail/postern/internal/transport/settings"
 	"github.com/postern-mail/postern/internal/transport/tlspolicy"
 )

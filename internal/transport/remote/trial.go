@@ -8,10 +8,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/smtpc"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/transport/deliver"
 	"github.com/postern-mail/postern/internal/transport/queue"
-	"github.com/postern-mail/postern/internal/transport/remote/smtpc"
 )
 
 const (
