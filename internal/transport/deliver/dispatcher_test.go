@@ -271,6 +271,27 @@ func TestFullAndExpired(t *testing.T) {
 	h.until("returned when it is too old, although its time had not come", func() bool { return h.states(id)[1] == queue.StateReturned })
 }
 
+// TestDeferredAgain: an answer that is the same as the one before is written too,
+// and its wait is kept: what was deferred twice is not tried each second.
+func TestDeferredAgain(t *testing.T) {
+	b := newBoxes()
+	b.full[org.MailboxID{'f'}] = true
+	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), b)
+	id := h.accept(1, time.Now().Add(time.Hour), "f@o.test")
+	for n := range uint16(3) {
+		h.until("deferred once more", func() bool {
+			_, rows, err := h.q.Message(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := rows[0]
+			return r.State == queue.StateDeferred && r.Attempts == n+1 && r.Next.After(time.Now().Add(4*time.Minute))
+		})
+		h.until("it waits", func() bool { return h.d.Stats()[0].InFlight == 0 })
+		h.d.RetryNow(schedule.Selector{Dest: "db:DB01"})
+	}
+}
+
 func TestNotMine(t *testing.T) {
 	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), newBoxes())
 	h.door.mine = kind.Errorf(kind.Elsewhere, "another server took it")
