@@ -289,6 +289,41 @@ func TestW10(t *testing.T) {
 	w.owner(id, holder)
 }
 
+// TestW11 loses the holder, and then the primary before it could say another word
+// about the new copies: they know how far the message is from the first moment.
+func TestW11(t *testing.T) {
+	w := newWorld(t, "A", "B", "C", "D", "E")
+	id := w.accept("A", "B", "one@x.test", "two@x.test")
+	w.nodes["A"].apply(t, id, queue.RowChange{N: 0, State: queue.StateAttempt, Dest: "mx:x.test", Host: "mx.x.test"})
+	w.nodes["A"].apply(t, id, queue.RowChange{N: 0, State: queue.StateRelayed})
+	for _, s := range []org.ServerName{"C", "D", "E"} {
+		w.with(s, refuse("Notify"))
+	}
+	w.kill("B")
+	var holder org.ServerName
+	w.eventually(func() bool {
+		for _, s := range []org.ServerName{"C", "D", "E"} {
+			if w.nodes[s].state(id) == claimHeld {
+				holder = s
+			}
+		}
+		return holder != ""
+	})
+	w.kill("A")
+	var owner org.ServerName
+	w.eventually(func() bool {
+		for _, s := range []org.ServerName{"C", "D", "E"} {
+			if w.nodes[s].state(id) == claimOwned {
+				owner = s
+			}
+		}
+		return owner != ""
+	})
+	if _, rows, err := w.nodes[owner].q.Message(id); err != nil || rows[0].State != queue.StateRelayed || rows[1].State.Finished() {
+		t.Fatalf("%s would send again what was sent: %+v %v", owner, rows, err)
+	}
+}
+
 // TestW12 loses the holder in the middle of its takeover.
 func TestW12(t *testing.T) {
 	w := newWorld(t, "A", "B", "C", "D", "E")
