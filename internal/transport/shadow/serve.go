@@ -193,15 +193,14 @@ func (k *Keeper) noteLate(ctx context.Context, id mail.TraceID, all []late) erro
 	for _, l := range all {
 		attempts, ends = append(attempts, l.attempt...), append(ends, l.end)
 	}
-	for _, rows := range [][]queue.RowChange{attempts, ends} {
-		if len(rows) == 0 {
-			continue
-		}
-		if err := k.d.Queue.Apply(ctx, []queue.Change{{ID: id, At: k.d.Now().UnixNano(), Rows: rows}}, queue.Wait); err != nil {
+	now := k.d.Now().UnixNano()
+	if len(attempts) > 0 {
+		// Where one is under way already this does not fit; the ends tell.
+		if err := k.d.Queue.Apply(ctx, []queue.Change{{ID: id, At: now, Rows: attempts}}, queue.Wait); err != nil && !settled(err) {
 			return err
 		}
 	}
-	return nil
+	return k.d.Queue.Apply(ctx, []queue.Change{{ID: id, At: now, Rows: ends}}, queue.Wait)
 }
 
 // changed has the front door look at messages anew.

@@ -242,6 +242,34 @@ func TestW8(t *testing.T) {
 	w.until("A", id, claimNone)
 }
 
+// TestW8Again has the new owner be done with one of the rows that the primary
+// tells of: the others count all the same.
+func TestW8Again(t *testing.T) {
+	w := newWorld(t, "A", "B", "C")
+	id := w.accept("A", "B", "one@x.test", "two@x.test", "three@x.test")
+	w.kill("A")
+	w.owner(id, "B")
+	b := w.nodes["B"]
+	m, rows, err := b.q.Message(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := []queue.RowChange{
+		{N: 0, State: queue.StateRelayed, Dest: "mx:x.test"},
+		{N: 1, State: queue.StateRelayed, Dest: "mx:x.test"},
+		{N: 2, State: queue.StateDelivered, Dest: "db:DB01", Mailbox: box},
+	}
+	// Between the look at the rows and the change one is delivered here.
+	b.apply(t, id, queue.RowChange{N: 2, State: queue.StateDelivered, Dest: "db:DB01", Mailbox: box})
+	if err := b.heardLate(t.Context(), m, rows, said); err != nil {
+		t.Fatal(err)
+	}
+	_, rows, err = b.q.Message(id)
+	if err != nil || rows[0].State != queue.StateRelayed || rows[1].State != queue.StateRelayed || rows[2].State != queue.StateDelivered {
+		t.Fatalf("%+v %v", rows, err)
+	}
+}
+
 // TestW9 cuts the primary off until its messages were taken over.
 func TestW9(t *testing.T) {
 	w := newWorld(t, "A", "B", "C")
