@@ -332,9 +332,7 @@ func TestNotMine(t *testing.T) {
 		t.Errorf("another server's message is %s", s)
 	}
 	h.d.Remove(id)
-	if h.d.Len() != 0 {
-		t.Error("it is not forgotten")
-	}
+	h.until("it is forgotten, also where it was just being tried", func() bool { return h.d.Len() == 0 })
 }
 
 // TestSuspendedIsInTheLedger: what waits for a destination that is held back can
