@@ -328,25 +328,20 @@ func TestW11(t *testing.T) {
 		w.with(s, refuse("Notify"))
 	}
 	w.kill("B")
-	var holder org.ServerName
-	w.eventually(func() bool {
-		for _, s := range []org.ServerName{"C", "D", "E"} {
-			if w.nodes[s].state(id) == claimHeld {
-				holder = s
+	some := func(want claimState) (found org.ServerName) {
+		w.eventually(func() bool {
+			for _, s := range []org.ServerName{"C", "D", "E"} {
+				if w.nodes[s].state(id) == want {
+					found = s
+				}
 			}
-		}
-		return holder != ""
-	})
+			return found != ""
+		})
+		return found
+	}
+	some(claimHeld)
 	w.kill("A")
-	var owner org.ServerName
-	w.eventually(func() bool {
-		for _, s := range []org.ServerName{"C", "D", "E"} {
-			if w.nodes[s].state(id) == claimOwned {
-				owner = s
-			}
-		}
-		return owner != ""
-	})
+	owner := some(claimOwned)
 	if _, rows, err := w.nodes[owner].q.Message(id); err != nil || rows[0].State != queue.StateRelayed || rows[1].State.Finished() {
 		t.Fatalf("%s would send again what was sent: %+v %v", owner, rows, err)
 	}
