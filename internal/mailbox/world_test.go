@@ -248,11 +248,16 @@ func testConfig() Config {
 
 func startKeeper(t *testing.T, g *alone, d disks) *keeper {
 	t.Helper()
+	return startOn(t, g, d.fs, d.ix)
+}
+
+func startOn(t *testing.T, g *alone, disk fsx.FS, index vfs.FS) *keeper {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("MAILBOX_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("server", g.name)
 	}
-	k, err := New(testConfig(), Deps{Group: g, FS: d.fs, IndexFS: d.ix, Log: log, Events: event.NewLog(log)})
+	k, err := New(testConfig(), Deps{Group: g, FS: disk, IndexFS: index, Log: log, Events: event.NewLog(log)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -72,31 +73,46 @@ type oldLabFile struct {
 
 func oldLab(t *testing.T, dir string) (*oldLabFile, func()) {
 	t.Helper()
-	cmd := exec.Command(postern.Exe, "lab", "--dir", dir)
-	cmd.Env = rig.CleanEnv()
 	log, err := os.OpenFile(filepath.Join(dir, "lab.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
-	cmd.Stdout, cmd.Stderr = log, log
-	must(t, postern.start(cmd))
-	stopped := false
-	stop := func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		_ = cmd.Wait()
-		log.Close()
+	var cmd *exec.Cmd
+	var ended chan struct{}
+	start := func() {
+		cmd, ended = exec.Command(postern.Exe, "lab", "--dir", dir), make(chan struct{})
+		cmd.Env = rig.CleanEnv()
+		cmd.Stdout, cmd.Stderr = log, log
+		must(t, postern.start(cmd))
+		go func(cmd *exec.Cmd, ended chan struct{}) {
+			defer close(ended)
+			_ = cmd.Wait() // how it ended is in its log
+		}(cmd, ended)
 	}
+	start()
+	stop := sync.OnceFunc(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		<-ended
+		log.Close()
+	})
 	t.Cleanup(stop)
+	// The ports of the folder are among those that the system gives to
+	// connections: who has one of them now may keep it for a while.
 	var f oldLabFile
-	eventually(t, time.Minute, "the old data folder serves", func() error {
+	eventually(t, 3*time.Minute, "the old data folder serves", func() error {
+		select {
+		case <-ended:
+			start()
+		default:
+		}
 		b, err := os.ReadFile(filepath.Join(dir, "lab.json"))
 		if err == nil {
 			err = json.Unmarshal(b, &f)
 		}
 		if err == nil && !f.Ready {
 			err = errors.New("not ready")
+		}
+		if err != nil {
+			said, _ := os.ReadFile(filepath.Join(dir, "lab.log"))
+			err = fmt.Errorf("%w; the lab said %q", err, said[max(0, len(said)-500):])
 		}
 		return err
 	})

@@ -28,13 +28,16 @@ type counting struct {
 	tried atomic.Int64
 }
 
-func (c *counting) Deliver(_ context.Context, w Work) []Result {
-	c.tried.Add(1)
-	r := Result{State: queue.StateDeferred, Code: 450, Status: "4.2.0", Text: "later", Wait: time.Hour}
+func (c *counting) Deliver(ctx context.Context, w Work) []Result {
+	defer c.tried.Add(1)
+	out := make([]Result, len(w.Rows))
 	if c.down.Load() {
-		r = Result{State: queue.StateReady, Code: 451, Status: "4.4.1", Text: "connection refused", Whole: true}
+		return all(out, Result{State: queue.StateReady, Code: 451, Status: "4.4.1", Text: "connection refused", Whole: true})
 	}
-	return all(make([]Result, len(w.Rows)), r)
+	if err := w.Begun(ctx, "mx.outside.test"); err != nil {
+		return all(out, Result{State: queue.StateReady})
+	}
+	return all(out, Result{State: queue.StateDeferred, Code: 450, Status: "4.2.0", Text: "later", Wait: time.Hour})
 }
 
 func (c *counting) until(b *testing.B, n int64) {

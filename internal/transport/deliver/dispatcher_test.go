@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,6 +131,7 @@ type bench struct {
 	d    *Dispatcher
 	door *door
 	box  *boxes
+	dead atomic.Int64
 	stop func()
 }
 
@@ -141,9 +143,10 @@ func newBench(t *testing.T, fs *fsx.Mem, ix *vfs.MemFS, b *boxes) *bench {
 		t.Fatal(err)
 	}
 	dr := &door{q: q, late: make(chan queue.Message, 100)}
+	h := &bench{t: t, q: q, door: dr, box: b}
 	d := New(Deps{Queue: q, Rules: schedule.DefaultRules(), Door: dr, Now: time.Now, Log: log, InDoubt: func() time.Duration { return time.Minute },
 		Organization: func(uint64) org.OrganizationID { return "o" }, Observe: func(Observed) {},
-		Agents: map[string]Agent{"db": NewLocal(b, time.Now, func() time.Duration { return time.Hour })}})
+		Agents: map[string]Agent{"db": NewLocal(b, time.Now, func() time.Duration { return time.Hour }), "mx": dead{&h.dead}}})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -159,7 +162,7 @@ func newBench(t *testing.T, fs *fsx.Mem, ix *vfs.MemFS, b *boxes) *bench {
 			t.Error(err)
 		}
 	})
-	h := &bench{t: t, q: q, d: d, door: dr, box: b}
+	h.d = d
 	h.stop = sync.OnceFunc(func() {
 		end()
 		first.Wait()
@@ -271,6 +274,55 @@ func TestFullAndExpired(t *testing.T) {
 	h.until("returned when it is too old, although its time had not come", func() bool { return h.states(id)[1] == queue.StateReturned })
 }
 
+// TestDeferredAgain: an answer that is the same as the one before is written too,
+// and its wait is kept: what was deferred twice is not tried each second.
+func TestDeferredAgain(t *testing.T) {
+	b := newBoxes()
+	b.full[org.MailboxID{'f'}] = true
+	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), b)
+	id := h.accept(1, time.Now().Add(time.Hour), "f@o.test")
+	for n := range uint16(3) {
+		h.until("deferred once more", func() bool {
+			_, rows, err := h.q.Message(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := rows[0]
+			return r.State == queue.StateDeferred && r.Attempts == n+1 && r.Next.After(time.Now().Add(4*time.Minute))
+		})
+		h.until("it waits", func() bool { return h.d.Stats()[0].InFlight == 0 })
+		h.d.RetryNow(schedule.Selector{Dest: "db:DB01"})
+	}
+}
+
+// dead is an agent whose hosts never answer; it counts how often it was asked.
+type dead struct{ tried *atomic.Int64 }
+
+func (d dead) Deliver(_ context.Context, w Work) []Result {
+	defer d.tried.Add(1)
+	return all(make([]Result, len(w.Rows)), Result{State: queue.StateDeferred, Code: 451, Status: "4.4.1", Text: "no answer", Whole: true})
+}
+
+// TestDeadDestination: each failure counts for the destination as a whole: one
+// message at a time finds out whether it is back, also when that message was
+// deferred before.
+func TestDeadDestination(t *testing.T) {
+	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), newBoxes())
+	for n := range byte(5) {
+		h.accept(n, time.Now().Add(time.Hour), "x@x.test")
+	}
+	for tries := range int64(8) {
+		h.until("it failed as a whole", func() bool {
+			s := h.d.Stats()[0]
+			return h.dead.Load() > tries && s.InFlight == 0 && s.Fails > 0 && s.Waiting == 0
+		})
+		if n := h.dead.Load(); n > tries+5 {
+			t.Fatalf("%d tries after %d retries of 5 messages", n, tries)
+		}
+		h.d.RetryNow(schedule.Selector{Dest: "mx:x.test"})
+	}
+}
+
 func TestNotMine(t *testing.T) {
 	h := newBench(t, fsx.NewMem(), vfs.NewCrashableMem(), newBoxes())
 	h.door.mine = kind.Errorf(kind.Elsewhere, "another server took it")
@@ -280,9 +332,7 @@ func TestNotMine(t *testing.T) {
 		t.Errorf("another server's message is %s", s)
 	}
 	h.d.Remove(id)
-	if h.d.Len() != 0 {
-		t.Error("it is not forgotten")
-	}
+	h.until("it is forgotten, also where it was just being tried", func() bool { return h.d.Len() == 0 })
 }
 
 // TestSuspendedIsInTheLedger: what waits for a destination that is held back can

@@ -171,23 +171,24 @@ func TestNames(t *testing.T) {
 func TestRelayNever(t *testing.T) {
 	w := newWorld(t)
 	pieces := []string{"bob", "ann", "postmaster", "%", "!", "@", ":", ",", ";", `"`, `\`, ".", "target.test", "example.test", "catch.test", "[192.0.2.1]", "[IPv6:::1]", "+", "=", " ", "(", ")", "<", ">", "\u00fc", "\r\n", "\x00"}
-	passed := 0
+	take := func(rcpt string) bool {
+		e := mail.Envelope{UTF8: true}
+		return w.recipient(t.Context(), peerAt("198.51.100.7"), &e, mail.EnvelopeRecipient{Address: rcpt}).Action == mail.ActionPass
+	}
+	if !take("ann@example.test") || !take("anybody@catch.test") {
+		t.Fatal("nothing is taken: nothing would be tested")
+	}
 	rapid.Check(t, func(r *rapid.T) {
 		rcpt := strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 1, 9).Draw(r, "address"), "")
 		if rapid.Bool().Draw(r, "plain") {
 			rcpt += "@" + rapid.SampledFrom([]string{"example.test", "catch.test"}).Draw(r, "domain")
 		}
-		e := mail.Envelope{UTF8: true}
-		if v := w.recipient(t.Context(), peerAt("198.51.100.7"), &e, mail.EnvelopeRecipient{Address: rcpt}); v.Action != mail.ActionPass {
+		if !take(rcpt) {
 			return
 		}
-		passed++
 		a, err := mail.ParseAddress(rcpt)
 		if err != nil || a.Domain != "example.test" && a.Domain != "catch.test" || strings.ContainsAny(a.Local, "@%!:\r\n\x00") {
 			r.Errorf("%q is taken: %v", rcpt, err)
 		}
 	})
-	if passed == 0 {
-		t.Error("nothing was taken: nothing was tested")
-	}
 }

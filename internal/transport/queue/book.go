@@ -154,8 +154,9 @@ func (k *book) commit(at journal.Position) error {
 	if err := k.led.commit(b, at); err != nil {
 		return err
 	}
-	k.trim()
+	k.leave()
 	k.dirty, k.ops, k.fresh = nil, nil, nil
+	k.trim()
 	return nil
 }
 
@@ -170,8 +171,8 @@ func (k *book) putDirty(b *pebble.Batch) error {
 	return nil
 }
 
-// trim forgets entries that left the ledger, and others when there are many.
-func (k *book) trim() {
+// leave forgets entries that left the ledger.
+func (k *book) leave() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, e := range k.dirty {
@@ -179,12 +180,19 @@ func (k *book) trim() {
 			delete(k.entries, e.m.ID)
 		}
 	}
-	if k.cached <= maxCached {
+}
+
+// trim forgets entries that the ledger has, when there are many. It is for
+// between requests: a plan keeps what it looked at.
+func (k *book) trim() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.cached <= maxCached+len(k.dirty) {
 		return
 	}
 	k.cached = 0
 	for id, e := range k.entries {
-		if k.cached += len(e.rows); k.cached > maxCached/2 {
+		if k.cached += len(e.rows); k.cached > maxCached/2 && !e.dirty {
 			k.cached -= len(e.rows)
 			delete(k.entries, id)
 		}

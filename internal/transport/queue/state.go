@@ -56,7 +56,7 @@ func (s State) Finished() bool { return s >= StateDelivered }
 var moves = map[State][]State{
 	StateNew:       {StateReady, StateExpanded, StateReturned, StateDropped, StateQuarantined, StateVoid},
 	StateReady:     {StateAttempt, StateDelivered, StateDeferred, StateReturned, StateVoid},
-	StateDeferred:  {StateAttempt, StateDelivered, StateReturned},
+	StateDeferred:  {StateAttempt, StateDelivered, StateDeferred, StateReturned}, // again: no host was reached, a mailbox is full still
 	StateAttempt:   {StateDelivered, StateRelayed, StateDeferred, StateReturned, StateDoubtful},
 	StateDoubtful:  {StateDelivered, StateRelayed, StateDeferred, StateReturned, StateAttempt},
 	StateSuspended: {StateNew, StateReady, StateDeferred, StateReturned},
@@ -64,12 +64,12 @@ var moves = map[State][]State{
 
 // transition tells whether a row may go from one state to another.
 func transition(from, to State) bool {
-	if from.Finished() || from == to {
+	if from.Finished() {
 		return false
 	}
 	switch to {
 	case StateSuspended, StateRemoved, StateTaken:
-		return from >= StateNew && from <= StateSuspended
+		return from >= StateNew && from <= StateSuspended && from != to
 	}
 	for _, s := range moves[from] {
 		if s == to {

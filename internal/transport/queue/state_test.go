@@ -11,7 +11,7 @@ func TestTransitions(t *testing.T) {
 		StateNew:       "ready expanded returned dropped quarantined void suspended removed taken",
 		StateReady:     "attempt delivered deferred returned void suspended removed taken",
 		StateAttempt:   "delivered relayed deferred returned doubtful suspended removed taken",
-		StateDeferred:  "attempt delivered returned suspended removed taken",
+		StateDeferred:  "attempt delivered deferred returned suspended removed taken",
 		StateDoubtful:  "attempt delivered relayed deferred returned suspended removed taken",
 		StateSuspended: "new ready deferred returned removed taken",
 	}

@@ -128,6 +128,9 @@ func (q *Queue) take(r *request) {
 	if err == nil {
 		err = r.plan()
 	}
+	if err != nil {
+		q.book.trim() // what it looked at does not wait for a batch
+	}
 	if err != nil || r.d != Wait {
 		r.done <- err
 		if err != nil {

@@ -195,11 +195,13 @@ func (k *Keeper) reshadowOne(ctx context.Context, id mail.TraceID, try uint8) (s
 	}
 	a := queue.Accepted{ID: id, Identity: m.Identity, Received: nanos(m.Received), Expires: nanos(m.Expires), Origin: m.Origin,
 		Envelope: m.Envelope, Priority: m.Priority, Flags: m.Flags, Parent: m.Parent, Subject: m.Subject, MessageID: m.MessageID}
+	// How far it is comes with the copy, in one record: whoever takes over a copy
+	// that does not know would send again what was sent.
+	if known := stand(rows, nil); len(known) > 0 {
+		a.Also = []queue.Change{{ID: id, At: k.d.Now().UnixNano(), Rows: known}}
+	}
 	for _, s := range to {
 		epoch, err := k.offer(ctx, s, a, body, try, k.d.Settings().ShadowTimeout.Std())
-		if err == nil {
-			err = k.tellRows(ctx, s, id, rows, nil)
-		}
 		if err != nil {
 			k.d.Log.Debug("copy refused", "message", id.String(), "server", s, "error", err)
 			continue
@@ -221,17 +223,22 @@ func (k *Keeper) reshadowOne(ctx context.Context, id mail.TraceID, try uint8) (s
 	return 0, false
 }
 
-// tellRows tells a new holder how far a message is, where that is not what it
-// was told before.
-func (k *Keeper) tellRows(ctx context.Context, s org.ServerName, id mail.TraceID, rows, before []queue.RecipientRow) error {
-	n := notice{ID: id[:], Fate: queue.FateProgress, At: k.d.Now().UnixNano()}
+// stand is how far the rows of a message are, where that is not what was told
+// before.
+func stand(rows, before []queue.RecipientRow) (out []queue.RowChange) {
 	for i := range rows {
 		r := &rows[i]
 		if r.State == queue.StateNew && r.Why == 0 || i < len(before) && before[i] == *r {
 			continue
 		}
-		n.Rows = append(n.Rows, change(r))
+		out = append(out, change(r))
 	}
+	return out
+}
+
+// tellRows tells a new holder what changed while it got its copy.
+func (k *Keeper) tellRows(ctx context.Context, s org.ServerName, id mail.TraceID, rows, before []queue.RecipientRow) error {
+	n := notice{ID: id[:], Fate: queue.FateProgress, At: k.d.Now().UnixNano(), Rows: stand(rows, before)}
 	if len(n.Rows) == 0 {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -79,7 +80,9 @@ func (k *Keeper) hear(ctx context.Context, peer org.ServerName, notices []notice
 			return err
 		}
 		if m.Primary == "" && m.TakenFrom == peer && m.Finished.IsZero() {
-			k.heardLate(ctx, m, rows, n.Rows)
+			if err := k.heardLate(ctx, m, rows, n.Rows); err != nil {
+				return err
+			}
 			continue
 		}
 		if m.Primary != peer || !m.Finished.IsZero() || n.Fate > queue.FateSuperseded {
@@ -134,9 +137,10 @@ func fitting(rows []queue.RecipientRow, cs []queue.RowChange) []queue.RowChange 
 }
 
 // heardLate marks rows of a message that was taken from a server, where that
-// server came to their end before.
-func (k *Keeper) heardLate(ctx context.Context, m queue.Message, rows []queue.RecipientRow, said []queue.RowChange) {
-	var attempt, end []queue.RowChange
+// server came to their end before. A row that was tried here meanwhile is no
+// reason to send the others again.
+func (k *Keeper) heardLate(ctx context.Context, m queue.Message, rows []queue.RecipientRow, said []queue.RowChange) error {
+	var all []late
 	for _, c := range fitting(rows, said) {
 		if int(c.N) >= len(rows) || c.State != queue.StateDelivered && c.State != queue.StateRelayed {
 			continue
@@ -146,33 +150,57 @@ func (k *Keeper) heardLate(ctx context.Context, m queue.Message, rows []queue.Re
 			continue
 		}
 		c.New = nil
+		l := late{end: c}
 		if c.State == queue.StateRelayed && r.State != queue.StateAttempt && r.State != queue.StateDoubtful {
-			dest := c.Dest
-			if dest == "" {
-				dest = r.Dest
-			}
+			dest := cmp.Or(c.Dest, r.Dest)
 			if r.State == queue.StateNew && dest == "" {
 				continue
 			}
-			attempt = append(attempt, queue.RowChange{N: c.N, State: queue.StateAttempt, Dest: dest})
+			l.attempt = []queue.RowChange{{N: c.N, State: queue.StateAttempt, Dest: dest}}
 		}
-		end = append(end, c)
+		all = append(all, l)
 	}
-	if len(end) == 0 {
-		return
+	if len(all) == 0 {
+		return nil
 	}
-	now := k.d.Now().UnixNano()
-	var err error
-	if len(attempt) > 0 {
-		err = k.d.Queue.Apply(ctx, []queue.Change{{ID: m.ID, At: now, Rows: attempt}}, queue.Wait)
+	err := k.noteLate(ctx, m.ID, all)
+	if settled(err) && len(all) > 1 {
+		for i := range all {
+			if err = k.noteLate(ctx, m.ID, all[i:i+1]); err != nil && !settled(err) {
+				return err
+			}
+		}
 	}
-	if err == nil {
-		err = k.d.Queue.Apply(ctx, []queue.Change{{ID: m.ID, At: now, Rows: end}}, queue.Wait)
+	if err != nil && !settled(err) {
+		return err // the other server keeps it and tells it again
 	}
 	if err != nil {
 		k.d.Log.Warn("what the former server did is not noted", "message", m.ID.String(), "error", err)
 	}
 	k.changed(ctx, []mail.TraceID{m.ID})
+	return nil
+}
+
+// late is the end that another server gave a row; attempt is what has to come
+// before it here.
+type late struct {
+	attempt []queue.RowChange
+	end     queue.RowChange
+}
+
+func (k *Keeper) noteLate(ctx context.Context, id mail.TraceID, all []late) error {
+	var attempts, ends []queue.RowChange
+	for _, l := range all {
+		attempts, ends = append(attempts, l.attempt...), append(ends, l.end)
+	}
+	now := k.d.Now().UnixNano()
+	if len(attempts) > 0 {
+		// Where one is under way already this does not fit; the ends tell.
+		if err := k.d.Queue.Apply(ctx, []queue.Change{{ID: id, At: now, Rows: attempts}}, queue.Wait); err != nil && !settled(err) {
+			return err
+		}
+	}
+	return k.d.Queue.Apply(ctx, []queue.Change{{ID: id, At: now, Rows: ends}}, queue.Wait)
 }
 
 // changed has the front door look at messages anew.

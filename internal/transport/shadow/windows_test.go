@@ -242,6 +242,34 @@ func TestW8(t *testing.T) {
 	w.until("A", id, claimNone)
 }
 
+// TestW8Again has the new owner be done with one of the rows that the primary
+// tells of: the others count all the same.
+func TestW8Again(t *testing.T) {
+	w := newWorld(t, "A", "B", "C")
+	id := w.accept("A", "B", "one@x.test", "two@x.test", "three@x.test")
+	w.kill("A")
+	w.owner(id, "B")
+	b := w.nodes["B"]
+	m, rows, err := b.q.Message(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := []queue.RowChange{
+		{N: 0, State: queue.StateRelayed, Dest: "mx:x.test"},
+		{N: 1, State: queue.StateRelayed, Dest: "mx:x.test"},
+		{N: 2, State: queue.StateDelivered, Dest: "db:DB01", Mailbox: box},
+	}
+	// Between the look at the rows and the change one is delivered here.
+	b.apply(t, id, queue.RowChange{N: 2, State: queue.StateDelivered, Dest: "db:DB01", Mailbox: box})
+	if err := b.heardLate(t.Context(), m, rows, said); err != nil {
+		t.Fatal(err)
+	}
+	_, rows, err = b.q.Message(id)
+	if err != nil || rows[0].State != queue.StateRelayed || rows[1].State != queue.StateRelayed || rows[2].State != queue.StateDelivered {
+		t.Fatalf("%+v %v", rows, err)
+	}
+}
+
 // TestW9 cuts the primary off until its messages were taken over.
 func TestW9(t *testing.T) {
 	w := newWorld(t, "A", "B", "C")
@@ -287,6 +315,36 @@ func TestW10(t *testing.T) {
 	w.restart("B")
 	w.until("B", id, claimNone)
 	w.owner(id, holder)
+}
+
+// TestW11 loses the holder, and then the primary before it could say another word
+// about the new copies: they know how far the message is from the first moment.
+func TestW11(t *testing.T) {
+	w := newWorld(t, "A", "B", "C", "D", "E")
+	id := w.accept("A", "B", "one@x.test", "two@x.test")
+	w.nodes["A"].apply(t, id, queue.RowChange{N: 0, State: queue.StateAttempt, Dest: "mx:x.test", Host: "mx.x.test"})
+	w.nodes["A"].apply(t, id, queue.RowChange{N: 0, State: queue.StateRelayed})
+	for _, s := range []org.ServerName{"C", "D", "E"} {
+		w.with(s, refuse("Notify"))
+	}
+	w.kill("B")
+	some := func(want claimState) (found org.ServerName) {
+		w.eventually(func() bool {
+			for _, s := range []org.ServerName{"C", "D", "E"} {
+				if w.nodes[s].state(id) == want {
+					found = s
+				}
+			}
+			return found != ""
+		})
+		return found
+	}
+	some(claimHeld)
+	w.kill("A")
+	owner := some(claimOwned)
+	if _, rows, err := w.nodes[owner].q.Message(id); err != nil || rows[0].State != queue.StateRelayed || rows[1].State.Finished() {
+		t.Fatalf("%s would send again what was sent: %+v %v", owner, rows, err)
+	}
 }
 
 // TestW12 loses the holder in the middle of its takeover.
