@@ -559,7 +559,10 @@ func (c *dbCopy) close() {
 
 func (c *dbCopy) index() *store.Index { return c.ixp.Load() }
 
-func (c *dbCopy) asideDir() string { return filepath.Join(c.dir, "diverged") }
+// divergedName is the folder of a copy for log that was cut off.
+const divergedName = "diverged"
+
+func (c *dbCopy) asideDir() string { return filepath.Join(c.dir, divergedName) }
 
 // update gives the copy the rows of the newest view.
 func (c *dbCopy) update(def org.Database, m org.Mount) {

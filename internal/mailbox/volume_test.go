@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/fsx"
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -137,16 +138,18 @@ func TestVolumeFails(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
 	for _, c := range []struct {
-		cause string
-		fault func(fsx.Op) error
-		back  bool // the copy comes back with the disk
+		cause  string
+		fault  func(fsx.Op) error
+		change bool // one is tried meanwhile: its write fails, so the copy has to be seeded
+		back   bool // the copy comes back with the disk
 	}{
-		{org.CauseGone, func(fsx.Op) error { return fs.ErrNotExist }, true},
-		{org.CauseIO, writes(syscall.EIO), false},
-		{org.CauseReadOnly, writes(syscall.EROFS), false},
-		{org.CauseHung, func(fsx.Op) error { <-hang; return nil }, false},
+		{org.CauseGone, func(fsx.Op) error { return fs.ErrNotExist }, false, true},
+		{org.CauseGone, func(fsx.Op) error { return fs.ErrNotExist }, true, false},
+		{org.CauseIO, writes(syscall.EIO), true, false},
+		{org.CauseReadOnly, writes(syscall.EROFS), true, false},
+		{org.CauseHung, func(fsx.Op) error { <-hang; return nil }, false, false},
 	} {
-		t.Run(c.cause, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s,change=%t", c.cause, c.change), func(t *testing.T) {
 			g := newAgreed()
 			for i, db := range []org.DatabaseName{"DB01", "DB02"} {
 				vol := org.VolumeName(fmt.Sprintf("vol%d", i+1))
@@ -163,6 +166,15 @@ func TestVolumeFails(t *testing.T) {
 			eventually(t, "the group knows the disks", func() bool { return k.expectedIdentity("vol1") != "" && k.expectedIdentity("vol2") != "" })
 
 			f.set(c.fault)
+			if c.change {
+				here := org.MailboxRef{ID: org.NewMailboxID(), Database: "DB01"}
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				err := k.Client().Setup(ctx, here, mail.MailboxSetup{})
+				cancel()
+				if err != nil && !kind.Is(err, kind.Busy) {
+					t.Errorf("a change while the disk fails: %v (%v); only Busy is tried again", err, kind.Of(err))
+				}
+			}
 			eventually(t, "the copy tells that it failed", func() bool {
 				st := statusOf(k, "DB01")
 				return (st.State == org.CopyFailed || st.State == org.CopyFailedAndSuspended) && st.Cause == c.cause
@@ -302,4 +314,64 @@ func FuzzVolumeMark(f *testing.F) {
 			t.Errorf("%q is a mark: %+v", b, m)
 		}
 	})
+}
+
+// TestLeftovers finds what Postern set aside on a volume, and nothing else, and
+// removes what may go with an entry in the recovery log.
+func TestLeftovers(t *testing.T) {
+	g := newAgreed()
+	g.define(t, "MBX1", "MBX2")
+	src := startKeeper(t, g.server("MBX1"), newDisks())
+	d := newDisks()
+	k := startWith(t, g.server("MBX2"), d, twoVolumes(), true)
+	eventually(t, "in sync", func() bool { return g.mount(t).IsInSync("MBX2") })
+	now := time.Now()
+	put := func(path, content string) {
+		t.Helper()
+		must(t, d.fs.MkdirAll(filepath.Dir(path)))
+		must(t, fsx.WriteFile(d.fs, path, []byte(content)))
+	}
+	mark := `{"format":1,"identity":"db-1","seed_count":0}`
+	moved := fmt.Sprintf("/vol2/%sDB01-%d", movedPrefix, now.Add(-2*24*time.Hour).Unix())
+	young := fmt.Sprintf("/vol2/%sDB01-%d", movedPrefix, now.Add(-time.Hour).Unix())
+	removed := fmt.Sprintf("/vol2/%sDB09-%d", removedPrefix, now.Add(-13*24*time.Hour).Unix())
+	done := "/vol1/DB01/" + divergedName + "/1-2.log" + offered("")
+	put(moved+"/log/x", "x")
+	put(young+"/log/x", "x")
+	put(removed+"/log/x", "x")
+	put("/vol2/DB01/copy.json", mark)
+	put("/vol2/DB01/log/x", "x")
+	put(done, "x")
+	removeAll := func() {
+		v1, v2 := k.volumes["vol1"], k.volumes["vol2"]
+		for _, v := range []*volume{v1, v2} {
+			k.removeLeftovers(t.Context(), v, map[string]time.Time{}, now)
+		}
+	}
+	there := func(path string) bool {
+		_, err := d.fs.Stat(path)
+		return err == nil
+	}
+	eventually(t, "the source is known to be healthy", func() bool { st, ok := k.peerStatus("MBX1", "DB01"); return ok && st.State == org.CopyMounted })
+	removeAll()
+	for path, want := range map[string]bool{moved: false, young: true, removed: true, "/vol2/DB01/log/x": false, done: false, "/vol1/DB01/log": true} {
+		if there(path) != want {
+			t.Errorf("%s is there: %t, want %t", path, !want, want)
+		}
+	}
+	n := 0
+	for range k.group.View().Prefix(org.RecoveryPrefix) {
+		n++
+	}
+	if n != 3 {
+		t.Errorf("%d entries in the recovery log, want 3", n)
+	}
+	// Strangers beside: what is set aside waits two weeks.
+	put("/vol2/holiday/1.mov", "x")
+	put(moved+"/log/x", "x")
+	removeAll()
+	if !there(moved) || !there("/vol2/holiday/1.mov") {
+		t.Error("something was removed beside a stranger's files")
+	}
+	sameCopies(t, src, k)
 }
