@@ -34,6 +34,9 @@ func (r reports) PeerStatuses(s org.ServerName) []org.CopyStatus { return r[s] }
 func (reports) Handover(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
 	return 0, nil
 }
+func (reports) Gather(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
+	return 0, nil
+}
 func (reports) Thaw(context.Context, org.DatabaseName, org.ServerName) error { return nil }
 
 // broken is a group whose server MBX2 lost Vol1 with DB01 and DB02; Vol2 and

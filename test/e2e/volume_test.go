@@ -99,6 +99,14 @@ func TestVolumeReadOnly(t *testing.T) {
 	t.Logf("all copies are in sync again on the spare after %s", time.Since(began).Round(100*time.Millisecond))
 	c.goesOn(20 * time.Second)
 	g.finished("MBX1", "Vol1")
+
+	// By hand: all passive copies of a server are emptied and seeded, in parallel.
+	must(t, g.command(t.Context(), nil, "copy", "update", "--server", "MBX1", "--safe-delete", "--maximum-in-parallel", "2"))
+	g.inSync(time.Minute)
+	if err := g.command(t.Context(), nil, "copy", "update", "DB01", g.database("DB01").Active); err == nil {
+		t.Error("an active copy was emptied")
+	}
+	c.goesOn(20 * time.Second)
 	c.nothingLost()
 	g.identical()
 }
