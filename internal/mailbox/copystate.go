@@ -75,6 +75,7 @@ func (c *dbCopy) status() org.CopyStatus {
 	if c.seed.active {
 		s.SeedTotal, s.SeedDone, s.SeedSource, s.RateIn = c.seed.total, c.seed.done, c.seed.source, c.seed.rate(time.Now())
 	}
+	mine, _ := c.def.Copy(c.k.me)
 	c.mu.Unlock()
 	if _, leave, ok := c.gate.enter(context.Background()); ok {
 		defer leave()
@@ -86,14 +87,17 @@ func (c *dbCopy) status() org.CopyStatus {
 			// Whoever decides who can store must not count on this copy. Its
 			// log is not asked any more: that may wait for the disk too.
 			s.State, s.Reason = org.CopyFailed, fmt.Sprintf("the disk has not finished a write for %s", d.Round(time.Second))
-			s.Cause = org.CauseHung
+			s.Cause, s.Since = org.CauseHung, time.Now().Add(-d).UnixNano()
 			s.Copied = s.Replayed
 		} else {
 			s.Copied, s.DiskUsed = c.jn.End().LSN, c.jn.Used()
 		}
 	}
 	if verr := c.vol.failure(); verr != nil && classOf(verr) == org.CauseHung && s.State != org.CopyFailedAndSuspended {
-		s.State, s.Reason, s.Cause = org.CopyFailed, verr.Error(), org.CauseHung
+		s.State, s.Reason, s.Cause, s.Since = org.CopyFailed, verr.Error(), org.CauseHung, c.vol.status().Since.UnixNano()
+	}
+	if s.State == org.CopyFailed && mine.SuspendedBy != "" {
+		s.State = org.CopyFailedAndSuspended // what hangs cannot come into that state
 	}
 	s.Generated = max(s.Generated, s.Copied)
 	return s

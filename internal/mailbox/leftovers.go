@@ -74,7 +74,7 @@ func (k *Keeper) removeLeftovers(ctx context.Context, v *volume, tried map[strin
 // noteRemoval writes the entry of the recovery log before anything goes.
 func (k *Keeper) noteRemoval(ctx context.Context, v *volume, l leftover, now time.Time) error {
 	at := now.UTC()
-	rec := org.Recovery{ID: fmt.Sprintf("%016x-%s", at.UnixNano(), rand.Text()[:6]), Server: k.me, Action: "reclaim", Target: string(v.Name), Responder: "Reclaimer",
+	rec := org.Recovery{ID: org.RecoveryID(at, k.me, rand.Text()[:6]), Server: k.me, Action: "reclaim", Target: string(v.Name), Responder: "Reclaimer",
 		Begun: at, Ended: at, Allowed: true, Cause: "space", Result: fmt.Sprintf("%s is removed: %s, set aside %s ago", l.path, l.Kind, l.Age.Round(time.Hour))}
 	b, err := json.Marshal(rec)
 	if err != nil {
