@@ -16,4 +16,5 @@ var (
 	evReseed        = event.Define(1330, "reseed_stage", slog.LevelWarn, "AutoReseed went on with a volume whose copies failed.", "")
 	evReseedBlocked = event.Define(1331, "reseed_blocked", slog.LevelError, "AutoReseed cannot go on by itself.", "Look at: postern reseed list; fit a spare (postern volume set SERVER VOLUME --spare) or mend the volume, then: postern reseed retry SERVER VOLUME.")
 	evSpare         = event.Define(1332, "spare_assigned", slog.LevelWarn, "A spare volume took the place of one that failed; its copies are being seeded.", "Replace the disk of the failed volume, then: postern volume reset SERVER VOLUME --spare.")
+	evReseedDone    = event.Define(1333, "reseed_done", slog.LevelInfo, "AutoReseed is done with a volume: its copies are healthy and in sync.", "", 1331)
 )

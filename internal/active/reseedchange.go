@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -149,7 +148,7 @@ func (r *reseeder) choose(v *cluster.View, dbs []org.DatabaseName) map[org.Datab
 // record adds the entry of the recovery log.
 func (t *change) record(row org.Reseed, step reseed.Step) {
 	rec := org.Recovery{
-		ID: fmt.Sprintf("%016x-%s", t.now.UnixNano(), rand.Text()[:6]), Server: t.me, Action: "reseed-" + string(step.Do), Target: string(row.Volume),
+		ID: org.RecoveryID(t.now, t.me, rand.Text()[:6]), Server: t.me, Action: "reseed-" + string(step.Do), Target: string(row.Volume),
 		Responder: "AutoReseed", Begun: t.now, Ended: t.now, Cause: cmp.Or(row.Cause, step.Say), Allowed: true, Result: step.Say,
 	}
 	for _, n := range row.Steps[max(0, len(row.Steps)-5):] {

@@ -344,6 +344,8 @@ func (r *reseeder) tell(was, next org.Reseed, step reseed.Step) {
 	switch {
 	case step.Do == reseed.Assign:
 		r.m.deps.Events.Emit(evSpare, "volume %s of %s takes the place of %s: %s", step.Spare, r.m.me, next.Volume, step.Say)
+	case step.Do == reseed.Completed:
+		r.m.deps.Events.Emit(evReseedDone, "AutoReseed of volume %s of %s is done: %s", next.Volume, r.m.me, step.Say)
 	case step.Do == reseed.Alert:
 		r.m.deps.Events.Emit(evReseedBlocked, "AutoReseed of volume %s of %s needs help (%s): %s", next.Volume, r.m.me, next.Stage, step.Say)
 	case was.Stage != next.Stage || step.Do != reseed.Nothing:

@@ -75,7 +75,7 @@ func member(dir string) bool {
 // configure writes a server's postern.toml where there is none; a person may
 // have changed it since.
 func (l *Lab) configure(p ServerPlan) error {
-	for v := range l.spec.Volumes {
+	for v := range l.spec.Volumes + l.spec.Spares {
 		if err := os.MkdirAll(p.VolumeDir(v+1), 0o755); err != nil {
 			return fmt.Errorf("lab: %w", err)
 		}
@@ -103,8 +103,11 @@ func configText(p ServerPlan, s Spec) string {
 	}
 	fmt.Fprintf(&b, "# Written by postern lab; changes stay.\nname = %q\nsite = %q\naddress = %q\ntimers = %q\ndrain = \"10s\"\n", p.Name, p.Site, p.Inner(portCluster), timers)
 	if !p.Witness {
-		for v := range s.Volumes {
+		for v := range s.Volumes + s.Spares {
 			fmt.Fprintf(&b, "\n[[volume]]\nname = %q\npath = %q\nmax_size = %d\n", volumeName(v+1), p.VolumeDir(v+1), s.VolumeSize)
+			if v >= s.Volumes {
+				b.WriteString("spare = true\n")
+			}
 		}
 		fmt.Fprintf(&b, "\n[mailbox]\nreserve = 67108864\n\n[transport]\nreserve = 67108864\nprivate = true\n")
 		if s.RemotePort != 0 {

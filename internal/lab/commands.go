@@ -33,6 +33,7 @@ func Command() *cobra.Command {
 	f.IntVar(&spec.Databases, "databases", spec.Databases, "mailbox databases")
 	f.IntVar(&spec.Copies, "copies", spec.Copies, "copies of each database; not more than servers")
 	f.IntVar(&spec.Volumes, "volumes", spec.Volumes, "volumes of each server")
+	f.IntVar(&spec.Spares, "spares", spec.Spares, "spare volumes of each server")
 	f.Int64Var(&spec.VolumeSize, "volume-size", spec.VolumeSize, "bytes each volume may hold")
 	f.IntVar(&spec.Users, "users", spec.Users, "users")
 	f.StringVar(&spec.Domain, "domain", spec.Domain, "their domain")

@@ -12,17 +12,19 @@ import (
 // Spec is what kind of group a lab builds. It is written to DIR/spec.json by the
 // first start and rules all later ones.
 type Spec struct {
-	Servers   int    `json:"servers"`
-	Sites     int    `json:"sites"`
-	Witness   bool   `json:"witness"`
-	Databases int    `json:"databases"`
-	Copies    int    `json:"copies"`
-	Volumes   int    `json:"volumes"`
-	Users     int    `json:"users"`
-	Domain    string `json:"domain"`
-	Password  string `json:"password"`
-	BasePort  int    `json:"base_port"`
-	Fast      bool   `json:"fast"`
+	Servers   int  `json:"servers"`
+	Sites     int  `json:"sites"`
+	Witness   bool `json:"witness"`
+	Databases int  `json:"databases"`
+	Copies    int  `json:"copies"`
+	Volumes   int  `json:"volumes"`
+	// Spares are the empty volumes of each server, named on from the others.
+	Spares   int    `json:"spares,omitempty"`
+	Users    int    `json:"users"`
+	Domain   string `json:"domain"`
+	Password string `json:"password"`
+	BasePort int    `json:"base_port"`
+	Fast     bool   `json:"fast"`
 	// VolumeSize is the most a volume may hold, in bytes.
 	VolumeSize int64 `json:"volume_size"`
 	// DNS is the resolver the servers ask, as host:port, and RemotePort the port
@@ -55,6 +57,8 @@ func (s Spec) Validate() error {
 		return kind.Errorf(kind.Invalid, "--databases %d: want 1 to 100", s.Databases)
 	case s.Volumes < 1 || s.Volumes > 16:
 		return kind.Errorf(kind.Invalid, "--volumes %d: want 1 to 16", s.Volumes)
+	case s.Spares < 0 || s.Spares > 16:
+		return kind.Errorf(kind.Invalid, "--spares %d: want 0 to 16", s.Spares)
 	case s.Users < 1 || s.Users > 100000:
 		return kind.Errorf(kind.Invalid, "--users %d: want 1 to 100000", s.Users)
 	case s.BasePort < 1024 || last > 65535:

@@ -69,6 +69,8 @@ type Config struct {
 	SeedsPerSource  int `toml:"seeds_per_source" doc:"how many of them from one server" default:"2"`
 	// CopiesPerVolume is how many copies should share a volume.
 	CopiesPerVolume int `toml:"copies_per_volume" doc:"how many copies should share a volume; more are a problem that volume check names" default:"8"`
+	// KeepLeftovers holds the reclaimer back.
+	KeepLeftovers bool `toml:"keep_leftovers" doc:"keep for ever what was set aside on volumes; otherwise it is removed after 1, 2 or 14 days, see operating.md"`
 	// DuplicateWindow is how long a mailbox remembers what was delivered to it,
 	// so that the same delivery once more changes nothing. It has to cover how
 	// long transport may try a message and Safety Net keep it.

@@ -30,4 +30,5 @@ var (
 	evBadState     = event.Define(1221, "copy_state_impossible", slog.LevelError, "A copy was about to go into a state that cannot follow the one it is in; it keeps the one it has.", "A fault of the program: keep the log and report it.")
 	evVolumeFailed = event.Define(1223, "volume_failed", slog.LevelError, "A volume is gone, another one, read-only, hung, or fails reads or writes.", "Its databases move and its copies go to a spare by themselves; replace the disk, then: postern volume reset SERVER VOLUME.")
 	evVolumeBack   = event.Define(1224, "volume_back", slog.LevelInfo, "A volume that had failed works again.", "", 1223)
+	evLeftover     = event.Define(1225, "leftover_removed", slog.LevelInfo, "What Postern had set aside on a volume was removed, as its database is healthy elsewhere or nobody asked for it.", "")
 )

@@ -118,6 +118,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	wg.Go(func() { k.reportLoop(ctx) })
 	for _, v := range k.volumes {
 		wg.Go(func() { k.watchVolume(ctx, v) })
+		wg.Go(func() { k.reclaimVolume(ctx, v) })
 	}
 	defer wg.Wait()
 	for {

@@ -61,21 +61,22 @@ func (o op[Q, A]) local(ctx context.Context, k *Keeper, db org.DatabaseName, at 
 		if inside, leave, ok := c.gate.enter(ctx); ok {
 			defer leave()
 			a, err := o.do(inside, c, at, q)
-			return a, diskError(c, err)
+			return a, c.diskError(err)
 		}
 	}
 	var zero A
 	return zero, kind.Errorf(kind.Elsewhere, "no open copy of %s on %s", db, k.me)
 }
 
-// diskError makes an error of a copy's disk one that is tried again. A file that
-// vanished with its disk would else be "not found", which is said of mailboxes,
-// and mail for them returned.
-func diskError(c *dbCopy, err error) error {
+// diskError makes an error of this copy's disk one that is tried again: the
+// database is about to go on elsewhere. A file that vanished with its disk would
+// else be "not found", which is said of mailboxes, and mail for them returned.
+func (c *dbCopy) diskError(err error) error {
 	var no syscall.Errno
 	if !errors.Is(err, fs.ErrNotExist) && !errors.As(err, &no) || kind.Is(err, kind.Full) {
 		return err
 	}
+	c.vol.nudge()
 	return kind.Errorf(kind.Busy, "%s on %s: its disk failed: %w", c.name, c.k.me, err)
 }
 

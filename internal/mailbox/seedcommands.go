@@ -67,9 +67,35 @@ type updateCopy struct {
 	DryRun       bool             `json:"dry_run" doc:"only say what would be done"`
 }
 
+type setCopy struct {
+	copyArg
+	Preference int    `json:"preference" doc:"activation preference from 1 on; as it is when not given"`
+	AutoReseed string `json:"auto_reseed" enum:"on,off" doc:"whether AutoReseed may empty and seed the copy; as it is when not given"`
+}
+
+// setCopy changes what is kept of a copy.
+func (k *Keeper) setCopy(ctx context.Context, in setCopy) ([]CopyRow, error) {
+	if in.Preference < 0 || in.Preference > 16 {
+		return nil, kind.Errorf(kind.Invalid, "--preference %d: want 1 to 16", in.Preference)
+	}
+	if in.Preference == 0 && in.AutoReseed == "" {
+		return nil, kind.Errorf(kind.Invalid, "give --preference or --auto-reseed")
+	}
+	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
+		c.Preference = cmpOr(in.Preference, c.Preference)
+		if in.AutoReseed != "" {
+			c.NoAutoReseed = in.AutoReseed == "off"
+		}
+		return nil
+	})
+	return k.copyRows(in.Database), err
+}
+
 // seedCommands are the entries about seeding.
 func seedCommands(k *Keeper) []command.Command {
 	return []command.Command{
+		command.New(command.Command{Noun: "copy", Verb: "set", Short: "Change the activation preference of a copy, or keep AutoReseed off it", Changes: true,
+			Example: "postern copy set DB01 MBX3 --auto-reseed off"}, k.setCopy),
 		command.New(command.Command{Noun: "copy", Verb: "seeds", Short: "Show seeds with their rate and the time left", Roles: readers},
 			func(_ context.Context, _ command.None) ([]Seed, error) { return k.Seeds(), nil }),
 		command.New(command.Command{Noun: "copy", Verb: "update", Short: "Empty passive copies and seed them anew", Changes: true, Dangerous: true, Stream: true,
@@ -202,7 +228,7 @@ func (k *Keeper) runUpdates(ctx context.Context, p command.Plan, targets []copyA
 // orderUpdate orders one seed and returns its number.
 func (k *Keeper) orderUpdate(ctx context.Context, t copyArg, in updateCopy) (int, error) {
 	n := 0
-	err := k.orderReseed(ctx, t, func(c *org.Copy) {
+	order := func(c *org.Copy) {
 		c.SeedFrom, c.SeedManual = in.Source, in.ManualResume
 		if in.Rate > 0 {
 			c.SeedRate = in.Rate
@@ -211,8 +237,17 @@ func (k *Keeper) orderUpdate(ctx context.Context, t copyArg, in updateCopy) (int
 			c.SeedRate = 0
 		}
 		n = c.SeedCount
-	})
-	return n, err
+	}
+	for range 5 {
+		err := k.orderReseed(ctx, t, order)
+		if !kind.Is(err, kind.Conflict) {
+			return n, err
+		}
+		if err := k.group.Sync(ctx); err != nil {
+			return n, err
+		}
+	}
+	return n, kind.Errorf(kind.Conflict, "%s is being changed by somebody else", t.Database)
 }
 
 // updateOver tells how far an ordered seed is, and whether it is over.

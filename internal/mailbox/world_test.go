@@ -248,16 +248,24 @@ func testConfig() Config {
 
 func startKeeper(t *testing.T, g *alone, d disks) *keeper {
 	t.Helper()
-	return startOn(t, g, d.fs, d.ix)
+	return startWith(t, g, d, testConfig(), false)
 }
 
-func startOn(t *testing.T, g *alone, disk fsx.FS, index vfs.FS) *keeper {
+// startWith starts a keeper with a configuration, and with short pauses
+// between looks at volumes where fast.
+func startWith(t *testing.T, g *alone, d disks, cfg Config, fast bool) *keeper {
+	t.Helper()
+	return startOn(t, g, d.fs, d.ix, cfg, fast)
+}
+
+// startOn starts a keeper on disks that may be the test's own.
+func startOn(t *testing.T, g *alone, disk fsx.FS, index vfs.FS, cfg Config, fast bool) *keeper {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("MAILBOX_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("server", g.name)
 	}
-	k, err := New(testConfig(), Deps{Group: g, FS: disk, IndexFS: index, Log: log, Events: event.NewLog(log)})
+	k, err := New(cfg, Deps{Group: g, FS: disk, IndexFS: index, Log: log, Events: event.NewLog(log), Fast: fast})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +277,12 @@ func startOn(t *testing.T, g *alone, disk fsx.FS, index vfs.FS) *keeper {
 	}()
 	var once sync.Once
 	stop := func() { once.Do(func() { cancel(); <-done }) }
-	t.Cleanup(stop)
+	t.Cleanup(func() {
+		stop()
+		if n := k.impossible.Load(); n > 0 {
+			t.Errorf("%s: %d changes of a copy's state that org.CopyMay refuses", g.name, n)
+		}
+	})
 	return &keeper{k, g, stop}
 }
 

@@ -283,3 +283,9 @@ type Recovery struct {
 // RecoveryPrefix is what the rows of the recovery log begin with; the rest of a
 // key is ordered by time.
 const RecoveryPrefix = "recovery/log/"
+
+// RecoveryID makes the identity of an entry: ordered by time, and by a suffix
+// of the server's own unlike any other.
+func RecoveryID(at time.Time, s ServerName, suffix string) string {
+	return at.UTC().Format("20060102T150405.000") + "-" + string(s) + "-" + suffix
+}

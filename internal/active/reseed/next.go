@@ -83,9 +83,10 @@ func works(c Copy) bool {
 	return false
 }
 
-// broken tells whether a copy cannot come back by itself.
+// broken tells whether a copy cannot come back by itself. One whose disk hangs
+// may not be able to show that it was suspended.
 func (d *decision) broken(c Copy) bool {
-	return c.State == org.CopyFailedAndSuspended || c.State == org.CopyFailed && org.NeedsDisk(d.f.Current.Cause)
+	return c.State == org.CopyFailedAndSuspended || c.State == org.CopyFailed && (c.BySystem || org.NeedsDisk(d.f.Current.Cause))
 }
 
 // away are the copies of the work that do not serve.

@@ -174,3 +174,16 @@ func WriteFile(f FS, path string, data []byte) (err error) {
 	}
 	return nil
 }
+
+// RemoveAll removes a folder with all in it, or a file, and makes that durable. A
+// link is removed and not followed. Nothing there is no error.
+func RemoveAll(f FS, path string) error {
+	d, ok := f.(interface{ removeAll(string) error })
+	if !ok {
+		return kind.Errorf(kind.Internal, "remove %s: this disk removes no folders", path)
+	}
+	if err := d.removeAll(path); err != nil {
+		return err
+	}
+	return f.SyncDir(filepath.Dir(path))
+}

@@ -367,3 +367,30 @@ func (m *Mem) used() int64 {
 	}
 	return n
 }
+
+// removeAll removes what is at path and below.
+func (m *Mem) removeAll(path string) error {
+	path = filepath.Clean(path)
+	if err := m.step(Op{Kind: OpRemove, Path: path}); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var gone []string
+	below := func(p string) {
+		if p == path || strings.HasPrefix(p, path+"/") {
+			gone = append(gone, p)
+		}
+	}
+	for p := range m.now.dirs {
+		below(p)
+	}
+	for p := range m.now.files {
+		below(p)
+	}
+	slices.Sort(gone)
+	for _, p := range slices.Backward(gone) {
+		m.change(nameChange{from: p})
+	}
+	return nil
+}

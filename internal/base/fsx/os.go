@@ -258,3 +258,5 @@ func (OS) Device(path string) (uint64, error) {
 	err := retry(func() error { return unix.Stat(path, &st) })
 	return uint64(st.Dev), wrap("stat", path, err)
 }
+
+func (OS) removeAll(path string) error { return wrap("remove", path, os.RemoveAll(path)) }

@@ -27,6 +27,7 @@ const (
 	aimSyncs   = 0.2              // per message and copy at 16 connections
 	aimServer  = 200e6            // bytes of an idle server
 	aimSession = 40 << 10         // bytes of an idle session
+	aimReseed  = 0.7              // of the slower of disk and network
 	aimConns   = 64               // connections of the SMTP aims
 	aimMove    = 200 * time.Millisecond
 	aimMedian  = 1500 * time.Millisecond
@@ -34,7 +35,7 @@ const (
 )
 
 // aims judges what was measured; what was not has no line.
-func aims(p, q *results) []aim {
+func aims(p, q *results, d disk) []aim {
 	var out []aim
 	add := func(what, want, got string, reached bool) { out = append(out, aim{what, want, got, reached}) }
 	for _, x := range p.Rows {
@@ -59,7 +60,20 @@ func aims(p, q *results) []aim {
 			add(x.Name+": CPU each", "<= 1.00 times theirs", ratio(float64(x.CPU), float64(y.CPU)), x.CPU <= y.CPU)
 		}
 	}
+	out = append(out, reseedAims(p, d)...)
 	return append(append(out, pauseAims(p)...), memoryAims(p)...)
+}
+
+// reseedAims compares a seed with the slower of disk and network.
+func reseedAims(p *results, d disk) (out []aim) {
+	slower := min(d.Bandwidth, p.Loopback)
+	for _, x := range p.Rows {
+		if x.Group == "reseed" && slower > 0 {
+			part := x.Rate * 1e6 / slower
+			out = append(out, aim{x.Name + ": of the slower of disk and network", ">= 0.70", fmt.Sprintf("%.2f", part), part >= aimReseed})
+		}
+	}
+	return out
 }
 
 func pauseAims(p *results) (out []aim) {

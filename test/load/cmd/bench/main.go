@@ -33,12 +33,13 @@ type options struct {
 	deferred  int
 	resubmit  int
 	outages   int
+	reseed    int // MiB
 	noPeer    bool
 	groups    []string
 }
 
 // allGroups in the order in which they are measured.
-var allGroups = []string{"smtp", "relay", "outage", "safetynet", "deferred", "imap", "failover", "memory", "growth"}
+var allGroups = []string{"smtp", "relay", "outage", "safetynet", "deferred", "imap", "failover", "reseed", "memory", "growth"}
 
 // wants tells whether one of the groups is to be measured.
 func (o options) wants(groups ...string) bool {
@@ -63,6 +64,7 @@ func parse() (options, error) {
 	flag.IntVar(&o.kills, "kills", 5, "servers killed with -9")
 	flag.IntVar(&o.deferred, "deferred", 5000, "messages that a destination defers (1000000 for the long run)")
 	flag.IntVar(&o.resubmit, "resubmit", 5000, "messages that Safety Net delivers again (100000 for the long run)")
+	flag.IntVar(&o.reseed, "reseed-size", 256, "MiB of the database that is seeded anew (5120 for the long run)")
 	flag.IntVar(&o.outages, "outages", 2, "times a database is away for 5 s under load")
 	flag.IntVar(&o.basePort, "base-port", 26000, "ports")
 	flag.BoolVar(&o.noPeer, "no-peer", false, "leave Postfix and Dovecot out")
@@ -145,7 +147,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 	}
 	f.Took = time.Since(f.Begun)
-	f.Aims = aims(f.Postern, f.Peer)
+	f.Aims = aims(f.Postern, f.Peer, f.Disk)
 	if ctx.Err() != nil {
 		failed = errors.New("interrupted")
 	}

@@ -53,6 +53,8 @@ type results struct {
 	Rows   []row    `json:"rows"`
 	Memory []memory `json:"memory"`
 	Pauses []pauses `json:"pauses,omitempty"`
+	// Loopback is what one connection on this machine carries, in bytes per second.
+	Loopback float64 `json:"loopback_bytes_per_s,omitempty"`
 }
 
 // row is one measurement.

@@ -102,6 +102,7 @@ func measurePostern(ctx context.Context, o options, r *results) error {
 		{"Safety Net delivers again", safetyNetRows, o.wants("safetynet")},
 		{"IMAP", imapRows, o.wants("imap")},
 		{"failover and switchover", failoverRows, o.wants("failover")},
+		{"reseed of a copy", reseedRows, o.wants("reseed")},
 	})
 	if ctx.Err() != nil {
 		return err
