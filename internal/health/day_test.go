@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/health/respond"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -116,7 +117,7 @@ func TestWholeLadder(t *testing.T) {
 		for _, other := range []org.ServerName{"MBX2", "MBX3"} {
 			defer keepSaying(t.Context(), s.mesh, other, func(seq uint64) {
 				serving(s.mesh, other, seq)
-				sees(s.mesh, other, "MBX1", org.IMAPComponent, d.runs == 0)
+				sees(s.mesh, other, "MBX1", org.IMAPComponent, false)
 			})()
 		}
 		s.start()
@@ -648,40 +649,23 @@ func TestOpenDeedIsClosed(t *testing.T) {
 	})
 }
 
-// TestEntryIsRenewed: what HealthAPI took out stays out while the component is
-// not well, and no longer.
-func TestEntryIsRenewed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := &door{err: errBroken}
-		s := newServer(t, "MBX1", newState(), newMesh("MBX1"), imap(d))
-		key := org.ComponentKey("MBX1", org.IMAPComponent, org.HealthAPI)
-		row, _ := json.Marshal(org.ComponentEntry{Component: org.IMAPComponent, Requester: org.HealthAPI, State: org.Inactive, Expires: time.Now().Add(65 * time.Minute)})
-		if err := s.rows.Commit(t.Context(), []Op{{Key: key, Value: row}}); err != nil {
+// FuzzBookmarks: whatever stands in the file, the Engine starts and judges.
+func FuzzBookmarks(f *testing.F) {
+	f.Add(codec.MustMarshal(bookmarks{Format: bookmarkFormat, Marks: []bookmark{{Set: "IMAP.Protocol", Name: "SelfTest", Progress: respond.Progress{Red: true, Least: org.Degraded}}}}))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		dir := t.TempDir()
+		if err := respond.ReplaceFile(dir+"/health/state.cbor", raw, false); err != nil {
 			t.Fatal(err)
 		}
-		s.start()
-		defer s.stop()
-		left := func() time.Duration {
-			var e org.ComponentEntry
-			raw, _, _ := s.rows.Get(key)
-			if err := json.Unmarshal(raw, &e); err != nil {
-				t.Fatal(err)
-			}
-			return time.Until(e.Expires)
-		}
-		wait(10 * time.Minute)
-		if got := left(); got < 3*time.Hour {
-			t.Errorf("%v are left while it is broken", got)
-		}
-		d.set(nil)
-		wait(time.Minute)
-		row, _ = json.Marshal(org.ComponentEntry{Component: org.IMAPComponent, Requester: org.HealthAPI, State: org.Inactive, Expires: time.Now().Add(30 * time.Minute)})
-		if err := s.rows.Commit(t.Context(), []Op{{Key: key, Value: row}}); err != nil {
+		e, err := NewEngine(Config{}, EngineDeps{Server: "MBX1", Dir: dir, Items: imap(&door{err: errBroken}), Desk: &http.Client{Transport: &wire{}}, Host: &hands{}, Log: discard(), Events: event.NewLog(discard())})
+		if err != nil {
 			t.Fatal(err)
 		}
-		wait(2 * time.Minute)
-		if got := left(); got > 30*time.Minute {
-			t.Errorf("%v are left though it is well", got)
+		e.result(Result{Set: "IMAP.Protocol", Probe: "SelfTest", Outcome: Failed, At: time.Now()}, time.Now())
+		e.turn(t.Context())
+		e.bookmark(true)
+		if e.deed != nil {
+			<-e.deed.done
 		}
 	})
 }

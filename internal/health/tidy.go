@@ -39,11 +39,6 @@ func (d *Desk) tidy(ctx context.Context) {
 			return // next time
 		}
 	}
-	if ops := d.renew(d.deps.Clock.Now()); len(ops) > 0 {
-		if err := d.deps.Rows.Commit(ctx, ops); err != nil {
-			d.deps.Log.Warn("a component that is not well was not held back for longer", "error", err)
-		}
-	}
 	for _, m := range d.deps.Mesh.Members() {
 		if m == d.deps.Server {
 			break
@@ -112,32 +107,4 @@ func (d *Desk) closeOpen(ctx context.Context) bool {
 		return false
 	}
 	return true
-}
-
-// Entries of HealthAPI last for hours and are renewed while their component is
-// not well, so that a server whose monitoring has gone is not held back for ever.
-const (
-	entryFor   = 4 * time.Hour
-	entryRenew = time.Hour
-)
-
-// renew prolongs what a deed took out, while it is still not well.
-func (d *Desk) renew(now time.Time) []Op {
-	h, _ := d.healthOf(d.deps.Server)
-	if h.Silent {
-		return nil
-	}
-	var ops []Op
-	for key, raw := range d.deps.Rows.Prefix(org.ComponentPrefix(d.deps.Server)) {
-		var e org.ComponentEntry
-		if json.Unmarshal(raw, &e) != nil || e.Requester != org.HealthAPI || e.Expires.IsZero() || now.After(e.Expires) || e.Expires.Sub(now) > entryRenew || serves(h, e.Component) {
-			continue
-		}
-		e.Expires = now.Add(entryFor).UTC()
-		_, revision, ok := d.deps.Rows.Get(key)
-		if next, err := json.Marshal(e); err == nil && ok {
-			ops = append(ops, Op{Key: key, Value: next, If: true, Revision: revision})
-		}
-	}
-	return ops
 }

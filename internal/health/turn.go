@@ -36,6 +36,10 @@ func (e *Engine) turn(ctx context.Context) {
 		state, since := w.machine.State()
 		shown := w.machine.Shown(d, now, !on, e.repairs(k))
 		e.show(w, shown, now)
+		if state == org.HealthOK && d.Interval == 0 && k.target != "" && now-w.machine.Heard() > forgetAfter {
+			delete(e.machines, k) // nobody speaks of that target any more
+			continue
+		}
 		if shown != state { // disabled, in repair or unknown: nothing is done
 			continue
 		}

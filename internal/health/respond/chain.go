@@ -72,10 +72,24 @@ func stretch(s Standing) time.Duration { return max(s.Stretch, 1) }
 func (p *Progress) follow(s Standing) {
 	switch {
 	case s.State.Red() && !p.Red:
-		p.Red, p.Least, p.Done, p.Pause = true, s.State, map[string]Tried{}, 0
+		p.Red, p.Least, p.Pause = true, s.State, 0
+		p.keepRefused(s)
 	case s.State == org.HealthOK && p.Red:
-		p.Red, p.Done, p.Pause = false, nil, 0
+		p.Red, p.Pause = false, 0
+		p.keepRefused(s)
 	}
+}
+
+// keepRefused forgets what was tried, but for what was refused a moment ago: what
+// flaps is not refused again in every period.
+func (p *Progress) keepRefused(s Standing) {
+	done := map[string]Tried{}
+	for name, t := range p.Done {
+		if t.Refused && s.Now-t.At < retry/stretch(s) {
+			done[name] = t
+		}
+	}
+	p.Done = done
 }
 
 // well gives back what the chain took out once the monitor was Healthy for the

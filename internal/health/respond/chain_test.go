@@ -69,6 +69,8 @@ func TestChain(t *testing.T) {
 		{"a refused step is asked for again in its state", 1, []Action{Evacuate}, []stand{{org.Unrecoverable, 25 * m}},
 			"0s Evacuate refused; 1s Escalate; 10m0s Evacuate refused; 20m0s Evacuate refused"},
 		{"and not in a later one", 1, []Action{RestartService}, []stand{{org.Degraded, m}, {org.Unhealthy, 30 * m}}, "15s Restart refused; 1m0s Offline"},
+		{"refused in one period, not asked for again at once in the next", 1, []Action{RestartService},
+			[]stand{{org.Degraded, 20 * s}, {org.HealthOK, m}, {org.Degraded, 30 * s}, {org.HealthOK, 10 * m}, {org.Degraded, 30 * s}}, "15s Restart refused; 12m5s Restart refused"},
 		{"out and back before it was given back", 1, nil, []stand{{org.Unhealthy, m}, {org.HealthOK, 30 * s}, {org.Unhealthy, m}, {org.HealthOK, 2 * m}},
 			"0s Offline; 1m30s Offline; 3m30s Online"},
 		{"a refused return is tried again", 1, []Action{Online}, []stand{{org.Unhealthy, m}, {org.HealthOK, 150 * s}}, "0s Offline; 2m0s Online refused; 3m0s Online refused"},

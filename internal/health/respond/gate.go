@@ -114,9 +114,12 @@ func (g *Gate) row(o Order) org.Recovery {
 	return r
 }
 
+// idTime is how an identity begins.
+const idTime = "20060102T150405.000"
+
 // newID makes an identity whose order is that of time.
 func (g *Gate) newID(now time.Time) string {
-	return fmt.Sprintf("%s-%s-%d", now.Format("20060102T150405.000"), g.deps.Server, g.seq.Add(1))
+	return fmt.Sprintf("%s-%s-%d", now.Format(idTime), g.deps.Server, g.seq.Add(1))
 }
 
 func cut(s string, n int) string {
@@ -197,8 +200,12 @@ func (g *Gate) budget(now time.Time, mode Mode) (b Budget, revision int64) {
 // shadow is the history of dry runs, from the recovery log.
 func (g *Gate) shadow(now time.Time) Budget {
 	var b Budget
-	for _, raw := range g.deps.Rows.Prefix(org.RecoveryPrefix) {
+	oldest := RowKey(now.Add(-budgetFor).Format(idTime))
+	for key, raw := range g.deps.Rows.Prefix(org.RecoveryPrefix) {
 		var r org.Recovery
+		if key < oldest {
+			continue
+		}
 		if json.Unmarshal(raw, &r) != nil || !r.DryRun || !r.Allowed || now.Sub(r.Begun) >= budgetFor {
 			continue
 		}
