@@ -81,8 +81,10 @@ chaos: build ## ten minutes of faults under load; fails on any loss
 chaos-long: build ## half an hour of it
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration 30m $(CHAOS_ARGS)
 
-# Each seed is a schedule of faults over a group in simulated time; SIM_SEED=n
-# plays one and shows what happens.
+# Each seed is a schedule of faults over a group in simulated time. By hand:
+# SIM_SEED=n bin/chaos-sim -test.run TestSchedules plays one and shows what
+# happens, SIM_SHRINK=n bin/chaos-sim -test.run TestShrink -test.v leaves out
+# faults while it still fails.
 chaos-sim: ## SEEDS random schedules of faults in simulated time, from seed FROM; ends by itself, prints seeds a second
 	$(GO) test -c -o bin/chaos-sim ./internal/sim/bubble
 	SIM_SEEDS=$(SEEDS) SIM_FROM=$(FROM) bin/chaos-sim -test.run '^TestSchedules$$' -test.timeout 0 -test.v

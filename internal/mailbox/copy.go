@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -57,22 +58,25 @@ type dbCopy struct {
 	freed   []freedBody // guarded by applyMu: bodies to punch once the index is durable
 	trims   []freedBody // guarded by applyMu: log to drop once the index is durable
 
-	mu       sync.Mutex // guards the fields below
-	def      org.Database
-	mount    org.Mount
-	lead     *leader       // while leading
-	leadCh   chan struct{} // closed when lead or mount changes
-	state    org.CopyState
-	reason   string
-	cause    string    // class of what it failed of
-	since    time.Time // of state
-	maxTerm  org.Term  // the newest term seen: nothing older is followed
-	heardEnd org.LSN   // the active's end of log as last heard
-	commit   org.LSN   // known to be confirmed
-	promised time.Time
-	promisee org.ServerName
-	seed     seedProgress
-	crawlTo  org.LSN // where the log ended when the index was begun anew from it
+	mu     sync.Mutex // guards the fields below
+	def    org.Database
+	mount  org.Mount
+	lead   *leader       // while leading
+	leadCh chan struct{} // closed when lead or mount changes
+	state  org.CopyState
+	reason string
+	cause  string    // class of what it failed of
+	since  time.Time // of state
+	// failedSince is since when the copy is Failed, not counting that it was
+	// tried again meanwhile: what stays Failed is for AutoReseed.
+	failedSince time.Time
+	maxTerm     org.Term // the newest term seen: nothing older is followed
+	heardEnd    org.LSN  // the active's end of log as last heard
+	commit      org.LSN  // known to be confirmed
+	promised    time.Time
+	promisee    org.ServerName
+	seed        seedProgress
+	crawlTo     org.LSN // where the log ended when the index was begun anew from it
 	// gathering is what is to be taken from another copy than the active one.
 	gathering *gatherOrder
 	// seedCount is the last ordered seed that was begun.
@@ -278,8 +282,18 @@ func (c *dbCopy) live(ctx context.Context) error {
 	return c.play(ctx)
 }
 
+// When a role ends at once, again and again, it is begun less often, and others
+// are told: each beginning of a leading copy costs a term.
+const (
+	rolePause     = 20 * time.Millisecond
+	rolePauseMost = 5 * time.Second
+	roleLasted    = 5 * time.Second // not at once
+	roleTries     = 5               // then the copy is reported as failed meanwhile
+)
+
 // play runs one role after the other.
 func (c *dbCopy) play(ctx context.Context) error {
+	failures := 0
 	for ctx.Err() == nil {
 		if c.reseedOrdered() {
 			return errReseed
@@ -289,6 +303,7 @@ func (c *dbCopy) play(ctx context.Context) error {
 		c.mu.Unlock()
 		rctx, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
+		began := time.Now()
 		go func() { done <- c.playRole(rctx, r) }()
 		err := c.watchRole(ctx, r, done, cancel)
 		cancel()
@@ -301,10 +316,40 @@ func (c *dbCopy) play(ctx context.Context) error {
 			if c.jn.Failed() != nil {
 				return c.awaitReseed(ctx)
 			}
-			sleep(ctx, 20*time.Millisecond)
+			if time.Since(began) >= roleLasted || kind.Is(err, kind.Busy) || kind.Is(err, kind.Conflict) || kind.Is(err, kind.Elsewhere) {
+				failures = 0 // it worked, or what hinders it passes
+			}
+			failures++
+			c.pauseRole(ctx, r, failures, err)
 		}
 	}
 	return nil
+}
+
+// pauseRole waits before a role that failed begins again, longer with each
+// failure, or until another is wanted. A copy that cannot lead is reported as
+// failed, so that another one is made active.
+func (c *dbCopy) pauseRole(ctx context.Context, r role, failures int, err error) {
+	if r.do == "lead" && failures >= roleTries {
+		c.fail(org.CopyFailed, err)
+	}
+	t := time.NewTimer(min(rolePause<<min(failures-1, 10), rolePauseMost))
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			return
+		case <-ctx.Done():
+			return
+		case <-c.kick:
+			c.mu.Lock()
+			now := wanted(c.k.me, c.def, c.mount)
+			c.mu.Unlock()
+			if now != r || c.reseedOrdered() {
+				return
+			}
+		}
+	}
 }
 
 // watchRole waits for the end of a role, and ends it when another is wanted.
@@ -473,6 +518,9 @@ func (r *restart) Error() string { return r.why }
 // prepareRestart puts away what the role said, while the copy is closed.
 func (c *dbCopy) prepareRestart(r *restart) error {
 	c.log.Warn("copy is opened anew", "why", r.why)
+	if err := c.dropIndex(); err != nil {
+		return err
+	}
 	if r.log {
 		aside := filepath.Join(c.asideDir(), fmt.Sprintf("%d-whole", time.Now().UnixNano()))
 		if err := moveDurably(c.k.fs, filepath.Join(c.dir, "log"), aside); err != nil {
@@ -481,7 +529,25 @@ func (c *dbCopy) prepareRestart(r *restart) error {
 		c.markSeeding(true)
 	}
 	c.k.deps.Events.Emit(evIndexReset, "index of %s on %s is made anew: %s", c.name, c.k.me, r.why)
-	return c.k.deps.IndexFS.RemoveAll(filepath.Join(c.dir, "index"))
+	return nil
+}
+
+// dropIndex removes the index for good, before any log that it was made of goes:
+// an index that comes back after a crash and is ahead of its log looks like a
+// log that was lost (faults P24), and the copy would not open again.
+func (c *dbCopy) dropIndex() error {
+	disk := c.k.deps.IndexFS
+	if err := disk.RemoveAll(filepath.Join(c.dir, "index")); err != nil {
+		return err
+	}
+	d, err := disk.OpenDir(c.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func (c *dbCopy) close() {

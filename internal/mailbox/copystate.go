@@ -23,6 +23,16 @@ func (c *dbCopy) setState(s org.CopyState, reason string) {
 	if old != s {
 		c.since = time.Now()
 	}
+	switch s {
+	case org.CopyFailed:
+		if c.failedSince.IsZero() {
+			c.failedSince = c.since
+		}
+		c.since = c.failedSince
+	case org.CopyInitializing:
+	default:
+		c.failedSince = time.Time{}
+	}
 	if s != org.CopyFailed && s != org.CopyFailedAndSuspended {
 		c.cause = ""
 	}

@@ -94,7 +94,7 @@ func (c *dbCopy) honourReseed() error {
 
 // wipe removes log and index. What was set aside stays.
 func (c *dbCopy) wipe() error {
-	if err := c.k.deps.IndexFS.RemoveAll(filepath.Join(c.dir, "index")); err != nil {
+	if err := c.dropIndex(); err != nil {
 		return err
 	}
 	dir := filepath.Join(c.dir, "log")
@@ -107,7 +107,10 @@ func (c *dbCopy) wipe() error {
 			err = c.k.fs.Remove(filepath.Join(dir, n))
 		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return c.k.fs.SyncDir(dir) // before the mark says that it was done
 }
 
 func (c *dbCopy) markSeeding(on bool) {

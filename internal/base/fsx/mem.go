@@ -1,6 +1,7 @@
 package fsx
 
 import (
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -69,13 +70,20 @@ func (n names) clone() names {
 }
 
 // nameChange is a change of the name space: ino under to (nil ino: a folder),
-// or from renamed to to, or from removed (to empty).
+// or from renamed to to, or from removed (to empty). With tree, from is a folder
+// and all that is in it goes along.
 type nameChange struct {
 	from, to string
 	ino      *inode
+	tree     bool
 }
 
 func (n names) apply(c nameChange) {
+	if c.tree {
+		moveTree(n.files, c.from, c.to)
+		moveTree(n.dirs, c.from, c.to)
+		return
+	}
 	if c.from != "" {
 		delete(n.files, c.from)
 		delete(n.dirs, c.from)
@@ -87,6 +95,17 @@ func (n names) apply(c nameChange) {
 	default:
 		n.files[c.to] = c.ino
 	}
+}
+
+func moveTree[T any](all map[string]T, from, to string) {
+	moved := map[string]T{}
+	for p, v := range all {
+		if p == from || strings.HasPrefix(p, from+"/") {
+			moved[to+p[len(from):]] = v
+			delete(all, p)
+		}
+	}
+	maps.Copy(all, moved)
 }
 
 var _ FS = (*Mem)(nil)
@@ -242,7 +261,7 @@ func (m *Mem) Remove(path string) error {
 	return nil
 }
 
-// Rename implements FS, for files.
+// Rename implements FS. A folder goes with all that is in it.
 func (m *Mem) Rename(from, to string) error {
 	from, to = filepath.Clean(from), filepath.Clean(to)
 	if err := m.step(Op{Kind: OpRename, Path: from}); err != nil {
@@ -250,11 +269,14 @@ func (m *Mem) Rename(from, to string) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ino := m.now.files[from]
-	if ino == nil || !m.now.dirs[filepath.Dir(to)] {
+	ino, tree := m.now.files[from], m.now.dirs[from]
+	if ino == nil && !tree || !m.now.dirs[filepath.Dir(to)] {
 		return kind.Errorf(kind.NotFound, "rename %s to %s: no such file or folder", from, to)
 	}
-	m.change(nameChange{from: from, to: to, ino: ino})
+	if tree && (m.now.dirs[to] || m.now.files[to] != nil) {
+		return kind.Errorf(kind.Exists, "rename %s to %s: it is there", from, to)
+	}
+	m.change(nameChange{from: from, to: to, ino: ino, tree: tree})
 	return nil
 }
 

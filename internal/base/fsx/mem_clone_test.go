@@ -65,3 +65,59 @@ func TestClone(t *testing.T) {
 		t.Error("the original saw what the clone did")
 	}
 }
+
+// TestRenameFolder: what is in a folder goes with it, after a crash as a whole
+// or not at all.
+func TestRenameFolder(t *testing.T) {
+	m := NewMem()
+	if err := m.MkdirAll("/a/b"); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"/a/x", "/a/b/y"} {
+		if err := WriteFile(m, p, []byte("text")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Rename("/a", "/c"); err != nil {
+		t.Fatal(err)
+	}
+	has := func(d *Mem, dir string) bool {
+		_, e1 := ReadFile(d, dir+"/x", 10)
+		_, e2 := ReadFile(d, dir+"/b/y", 10)
+		if (e1 == nil) != (e2 == nil) {
+			t.Errorf("half of %s: %v, %v", dir, e1, e2)
+		}
+		return e1 == nil
+	}
+	if has(m, "/a") || !has(m, "/c") {
+		t.Error("it was not moved")
+	}
+	before, after := 0, 0
+	for seed := range uint64(60) {
+		switch c := m.CrashImage(seed); {
+		case has(c, "/a") == has(c, "/c"):
+			t.Fatalf("seed %d: both or none", seed)
+		case has(c, "/a"):
+			before++
+		default:
+			after++
+		}
+	}
+	if before == 0 || after == 0 {
+		t.Errorf("%d times before, %d times after", before, after)
+	}
+	if err := m.SyncDir("/"); err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(20) {
+		if !has(m.CrashImage(seed), "/c") {
+			t.Error("it came back although the folder above was synced")
+		}
+	}
+	if err := m.MkdirAll("/a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Rename("/a", "/c"); err == nil {
+		t.Error("a folder took the place of another")
+	}
+}

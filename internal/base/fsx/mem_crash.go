@@ -113,7 +113,7 @@ func (m *Mem) Clone() *Mem {
 	}
 	out.now, out.durable = space(m.now), space(m.durable)
 	for _, c := range m.pending {
-		out.pending = append(out.pending, nameChange{c.from, c.to, of(c.ino)})
+		out.pending = append(out.pending, nameChange{c.from, c.to, of(c.ino), c.tree})
 	}
 	return out
 }

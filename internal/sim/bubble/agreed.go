@@ -123,6 +123,13 @@ func (a *agreed) commit(t cluster.Txn) (int64, error) {
 	return a.rev, nil
 }
 
+// active is who the row of a term named.
+func (a *agreed) active(t term) org.ServerName {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.terms[t]
+}
+
 // newest is the view as of a moment.
 func (a *agreed) newest(asOf time.Time) *cluster.View {
 	a.mu.Lock()

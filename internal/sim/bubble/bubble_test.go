@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,8 @@ import (
 const (
 	childSeeds  = "SIM_CHILD"  // first seed and how many, for a process with worlds
 	childBroken = "SIM_BROKEN" // the promise that is broken there
-	perChild    = 10
+	childKeep   = "SIM_KEEP"   // numbers of the faults that happen, all where it is not set
+	perChild    = 5
 )
 
 // stuckAfter is how long a process may say nothing.
@@ -51,6 +53,7 @@ func TestChild(t *testing.T) {
 			if o.Broken != NothingBroken {
 				plan = breaking(o.Broken, seed)
 			}
+			plan.Faults = keep(plan.Faults, os.Getenv(childKeep))
 			r := Run(t.Context(), plan, o)
 			fmt.Printf("@ok %s\n", r)
 			for _, x := range r.Wrong {
@@ -61,6 +64,20 @@ func TestChild(t *testing.T) {
 	fmt.Println("@end")
 }
 
+// keep are the faults with these numbers.
+func keep(all []Fault, numbers string) []Fault {
+	if numbers == "" {
+		return all
+	}
+	var out []Fault
+	for _, n := range strings.Split(numbers, ",") {
+		if i, err := strconv.Atoi(n); err == nil && i < len(all) {
+			out = append(out, all[i])
+		}
+	}
+	return out
+}
+
 // result is what a process said of one seed.
 type result struct {
 	seed  uint64
@@ -69,12 +86,13 @@ type result struct {
 }
 
 // child runs n seeds from first in a process and hands on what it says.
-func child(first, n uint64, broken Broken, each func(result)) {
+func child(first, n uint64, broken Broken, each func(result), env ...string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.timeout=0")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d", childSeeds, first, n), childBroken+"="+string(broken),
 		"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1")
+	cmd.Env = append(cmd.Env, env...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	cmd.WaitDelay = 10 * time.Second
@@ -163,13 +181,13 @@ func number(t *testing.T, name string, d uint64) uint64 {
 // TestSchedules plays random schedules of faults and checks the promises after
 // each: as many as there is time for within a minute, at most 200. SIM_SEEDS
 // asks for that many however long they take, from seed SIM_FROM on; SIM_SEED
-// plays one and shows what happens.
+// plays one and shows what happens, with SIM_LOG what the servers log too.
 func TestSchedules(t *testing.T) {
 	t.Parallel()
 	first, n := number(t, "SIM_FROM", 1), number(t, "SIM_SEEDS", 0)
 	var until time.Time
 	if n == 0 {
-		n, until = 200, time.Now().Add(50*time.Second)
+		n, until = 200, time.Now().Add(40*time.Second)
 		if testing.Short() {
 			n, until = 40, time.Now().Add(12*time.Second)
 		}
@@ -266,6 +284,42 @@ func TestBrokenPromisesAreSeen(t *testing.T) {
 		}
 		t.Logf("%s: %s", b.broken, seen)
 	}
+}
+
+// TestShrink leaves out faults of the schedule of SIM_SHRINK as long as it fails,
+// and shows what is left. Without it there is nothing to do.
+func TestShrink(t *testing.T) {
+	if os.Getenv("SIM_SHRINK") == "" {
+		return
+	}
+	seed := number(t, "SIM_SHRINK", 0)
+	plan := Make(seed)
+	var left []string
+	for i := range plan.Faults {
+		left = append(left, strconv.Itoa(i))
+	}
+	fails := func(numbers []string) (wrong []string) {
+		for range 3 { // the order of goroutines is not part of a seed
+			child(seed, 1, NothingBroken, func(r result) { wrong = append(wrong, r.wrong...) }, childKeep+"="+strings.Join(numbers, ","))
+			if len(wrong) > 0 {
+				break
+			}
+		}
+		return wrong
+	}
+	wrong := fails(left)
+	if len(wrong) == 0 {
+		t.Fatal("it does not fail")
+	}
+	for i := len(left) - 1; i >= 0 && len(left) > 1; i-- {
+		fewer := slices.Delete(slices.Clone(left), i, i+1)
+		if w := fails(fewer); len(w) > 0 {
+			left, wrong = fewer, w
+			t.Logf("%d faults left", len(left))
+		}
+	}
+	plan.Faults = keep(plan.Faults, strings.Join(left, ","))
+	t.Logf("%s=%s SIM_SEED=%d\n%s\n%s", childKeep, strings.Join(left, ","), seed, strings.Join(wrong, "\n"), plan)
 }
 
 // TestSeedMakesSchedule: the same seed makes the same schedule.

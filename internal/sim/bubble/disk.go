@@ -1,6 +1,7 @@
 package bubble
 
 import (
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"runtime"
@@ -14,10 +15,17 @@ import (
 	"github.com/postern-mail/postern/internal/base/fsx"
 )
 
+// Where the disks of a server are mounted.
+const (
+	volumePath = "/vol1"
+	sparePath  = "/spare1"
+)
+
 // diskSize is a disk with room for everything.
 const diskSize = 1 << 40
 
-// disk is a server's volume. It outlives processes.
+// disk is what a server stores on: a volume and, where the schedule says so, a
+// spare. It outlives processes. Only the volume is ever slow, hangs or fails.
 type disk struct {
 	rnd *random
 
@@ -45,7 +53,9 @@ func (d *disk) inject(op fsx.Op) error {
 	}
 	d.mu.Lock()
 	slow, hung, bad := d.slow, d.hung, d.bad
-	if bad != nil {
+	if !strings.HasPrefix(op.Path, volumePath) {
+		slow, hung, bad = 0, nil, nil // the spare is another disk
+	} else if bad != nil {
 		d.spoil = true
 	}
 	d.mu.Unlock()
@@ -84,10 +94,60 @@ func inCommit() bool {
 func (d *disk) files() (fsx.FS, vfs.FS) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	both := united{d.fs, d.ix}
 	if d.lies {
-		return lyingFS{d.fs}, d.ix
+		return lyingFS{both}, d.ix
 	}
-	return d.fs, d.ix
+	return both, d.ix
+}
+
+// united is the disk as the mailbox room sees it besides the index, which is on
+// the same disk: a folder that is renamed takes an index in it along, and a
+// folder that is synced is so for both.
+type united struct {
+	*fsx.Mem
+	ix *vfs.MemFS
+}
+
+// Rename implements fsx.FS.
+func (u united) Rename(from, to string) error {
+	if err := u.Mem.Rename(from, to); err != nil {
+		return err
+	}
+	if i, err := u.ix.Stat(from); err != nil || !i.IsDir() {
+		return nil // no index there
+	}
+	return errors.Join(u.ix.MkdirAll(filepath.Dir(to), 0o755), u.ix.Rename(from, to))
+}
+
+// SyncDir implements fsx.FS.
+func (u united) SyncDir(dir string) error {
+	return errors.Join(u.Mem.SyncDir(dir), syncIndexDir(u.ix, dir))
+}
+
+func syncIndexDir(ix *vfs.MemFS, dir string) error {
+	h, err := ix.OpenDir(dir)
+	if err != nil {
+		return nil // the index has no such folder
+	}
+	return errors.Join(h.Sync(), h.Close())
+}
+
+// settleDirs makes the names in all folders of an index disk durable.
+func settleDirs(ix *vfs.MemFS, dir string) error {
+	names, err := ix.List(dir)
+	if err != nil {
+		return nil // gone meanwhile
+	}
+	for _, n := range names {
+		path := filepath.Join(dir, n)
+		if i, err := ix.Stat(path); err == nil && i.IsDir() {
+			if err := settleDirs(ix, path); err != nil {
+				return err
+			}
+		}
+	}
+	return syncIndexDir(ix, dir)
 }
 
 // crash takes what a process had away from it: the disk is what a kill of the
@@ -102,6 +162,7 @@ func (d *disk) crash(power bool) {
 		d.ix = d.ix.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: int(seed % 101), RNG: rand.New(rand.NewPCG(seed, 2))})
 	} else {
 		d.fs = old.Clone()
+		_ = settleDirs(d.ix, "/") // else what was removed would be back
 		d.ix = d.ix.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(seed, 2))})
 	}
 	d.fs.Inject(d.inject)
@@ -149,12 +210,38 @@ func (d *disk) fill() {
 	}
 }
 
-// wipe makes it another, empty disk.
-func (d *disk) wipe() {
+// wipe loses the volume; what is mounted in its place is empty.
+func (d *disk) wipe() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.fs, d.ix = fsx.NewMem(), vfs.NewCrashableMem()
-	d.fs.Inject(d.inject)
+	d.fs.Inject(nil)
+	defer d.fs.Inject(d.inject)
+	if err := remove(d.fs, volumePath); err != nil {
+		return err
+	}
+	return errors.Join(d.ix.RemoveAll(volumePath), syncIndexDir(d.ix, "/"))
+}
+
+// remove removes what is in a folder.
+func remove(fs *fsx.Mem, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		path := filepath.Join(dir, n)
+		i, err := fs.Stat(path)
+		if err == nil && i.Dir {
+			err = remove(fs, path)
+		}
+		if err == nil {
+			err = fs.Remove(path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fs.SyncDir(dir)
 }
 
 // spoiled tells whether a process met an error of the disk.

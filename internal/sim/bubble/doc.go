@@ -26,11 +26,12 @@
 //     with TCP; a connection of a process that ended is reset.
 //   - Neighbours (neighbours.go) find each other up, refused or silent by the
 //     rules of cluster/mesh and tell each other.
-//   - Disks are fsx.Mem: slow, hanging, full, failing; a kill leaves what was
-//     durable and a random part of the rest. The index is on vfs.MemFS.
+//   - Disks are fsx.Mem: slow, hanging, full, failing, lost; a lost power leaves
+//     what was durable and a random part of the rest, a kill all that was
+//     written. The index is on vfs.MemFS.
 //
 // Not modelled: wall clocks that differ between servers, a process that is
 // frozen in the middle of its own work (a freeze holds up all its links), and
-// transport. A seed repeats its schedule exactly, and the order of goroutines as
+// transport, health and plans. A seed repeats its schedule exactly, and the order of goroutines as
 // far as one processor does.
 package bubble

@@ -173,7 +173,9 @@ func (w *world) replace(s *server) {
 		}
 	}
 	s.kill(true)
-	s.disk.wipe()
+	if err := s.disk.wipe(); err != nil {
+		w.violate("wipe the disk of %s: %v", s.name, err)
+	}
 	rest(w.faulty, w.rnd.between(0, 3*time.Second))
 	w.up(s)
 }
@@ -183,6 +185,10 @@ func (w *world) operate(f Fault) {
 	switch f.Kind {
 	case "move":
 		w.give("database move", fmt.Sprintf(`{"database":%q,"to":%q}`, f.DB, f.B), f.A)
+	case "evacuate":
+		w.give("server evacuate", fmt.Sprintf(`{"server":%q}`, f.A), f.A)
+	case "balance":
+		w.give("database balance", `{"deviation":-1}`, f.A)
 	case "dismount":
 		w.give("database dismount", fmt.Sprintf(`{"database":%q}`, f.DB), f.A)
 		w.lasts(f)
@@ -200,7 +206,7 @@ func (w *world) give(name, params string, at org.ServerName) {
 	if p == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
 	defer cancel()
 	if _, err := p.command(ctx, name, params); err != nil {
 		w.note("  %s %s: %v", name, params, err)

@@ -65,13 +65,14 @@ func (s *server) start() error {
 	s.last = p
 	log := s.w.log.With("server", string(s.name))
 	ev := event.NewLog(log)
+	ev.Subscribe(s.w.mounted)
 	fs, ix := s.disk.files()
 	k, err := mailbox.New(s.w.plan.mailboxConfig(), mailbox.Deps{Group: p.group, FS: fs, IndexFS: ix, Log: log, Events: ev})
 	if err != nil {
 		return err
 	}
 	p.keeper = k
-	p.manager = active.New(s.w.plan.activeConfig(), active.Deps{Group: p.group, Copies: k, Log: log, Events: ev})
+	p.manager = active.New(s.w.plan.activeConfig(), active.Deps{Group: p.group, Copies: k, Volumes: k, Fast: true, Log: log, Events: ev})
 	s.w.links.change(func() { s.w.links.hosts[s.name].proc = p })
 	s.w.wg.Go(func() { p.run(s.w) })
 	return nil

@@ -20,6 +20,7 @@ type Schedule struct {
 	Copies    int
 	Clients   int
 	Rebalance bool          // databases go back to their preferred servers
+	Spare     bool          // each server has a spare volume
 	Length    time.Duration // of the part with faults
 	Faults    []Fault
 }
@@ -54,8 +55,8 @@ func (f Fault) String() string {
 // String lists the schedule, one fault a line.
 func (s Schedule) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "SIM_SEED=%d: %d servers, %d databases with %d copies, %d clients, rebalance %v, %s\n",
-		s.Seed, s.Servers, s.Databases, s.Copies, s.Clients, s.Rebalance, s.Length.Round(time.Millisecond))
+	fmt.Fprintf(&b, "SIM_SEED=%d: %d servers, %d databases with %d copies, %d clients, rebalance %v, spares %v, %s\n",
+		s.Seed, s.Servers, s.Databases, s.Copies, s.Clients, s.Rebalance, s.Spare, s.Length.Round(time.Millisecond))
 	for _, f := range s.Faults {
 		fmt.Fprintln(&b, f)
 	}
@@ -68,14 +69,14 @@ var kinds = []string{
 	"cut", "cut", "one-way cut", "one-way cut", "isolate", "isolate", "slow link",
 	"freeze", "freeze", "late view",
 	"slow disk", "hung disk", "full disk", "failing disk", "wiped disk",
-	"move", "move", "move", "dismount", "suspend", "suspend activation", "all down",
+	"move", "move", "move", "evacuate", "balance", "dismount", "suspend", "suspend activation", "all down",
 }
 
 // Make makes the schedule of a seed.
 func Make(seed uint64) Schedule {
 	r := newRandom(seed, 1)
 	s := Schedule{Seed: seed, Servers: []int{3, 3, 3, 3, 4, 5, 2}[r.intN(7)], Databases: 1 + r.intN(2),
-		Clients: 2 + r.intN(4), Rebalance: r.intN(3) == 0, Length: r.between(10*time.Second, 40*time.Second)}
+		Clients: 2 + r.intN(4), Rebalance: r.intN(3) == 0, Spare: r.intN(2) == 0, Length: r.between(10*time.Second, 40*time.Second)}
 	s.Copies = min(s.Servers, 2+r.intN(2))
 	for n := 2 + r.intN(10); n > 0; n-- {
 		f := s.fault(r)
@@ -117,6 +118,8 @@ func (s Schedule) fault(r *random) Fault {
 		f.DB = s.database(r)
 	case "suspend", "suspend activation":
 		f.DB = s.database(r)
+	case "evacuate", "balance":
+		f.For = 0
 	case "all down":
 		f.A = ""
 	}
@@ -132,15 +135,19 @@ func databaseName(i int) org.DatabaseName { return org.DatabaseName(fmt.Sprintf(
 
 // mailboxConfig are the product's times, with small files.
 func (s Schedule) mailboxConfig() mailbox.Config {
-	return mailbox.Config{Volumes: []mailbox.Volume{{Name: "vol1", Path: "/vol1"}}, SegmentSize: 64 << 10, Reserve: 1 << 20,
+	volumes := []mailbox.Volume{{Name: "vol1", Path: volumePath}}
+	if s.Spare {
+		volumes = append(volumes, mailbox.Volume{Name: "spare1", Path: sparePath, Spare: true})
+	}
+	return mailbox.Config{Volumes: volumes, SegmentSize: 64 << 10, Reserve: 1 << 20,
 		CacheSize: 1 << 20, FlushEvery: 256 << 10, ReclaimInterval: 7 * time.Second, ScrubRate: 64 << 20}
 }
 
 func (s Schedule) activeConfig() active.Config {
 	if s.Rebalance {
-		return active.Config{PreferenceMoveFrequency: 5 * time.Second, MoveBackOff: 5 * time.Second}
+		return active.Config{BalanceWindow: "00:00-23:59", PreferenceMoveFrequency: 5 * time.Second, MoveBackOff: 5 * time.Second}
 	}
-	return active.Config{PreferenceMoveFrequency: -1}
+	return active.Config{}
 }
 
 // define are the rows of the group before it starts.
@@ -148,6 +155,9 @@ func (s Schedule) define(a *agreed) error {
 	for i := range s.Servers {
 		name := serverName(i)
 		row := org.Server{Name: name, Identity: "id-" + string(name), Site: "A", Voter: true, Volumes: []org.VolumeName{"vol1"}}
+		if s.Spare {
+			row.Volumes = append(row.Volumes, "spare1")
+		}
 		if err := a.put("servers/"+string(name), row); err != nil {
 			return err
 		}

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -70,7 +73,8 @@ type world struct {
 	mu      sync.Mutex // guards the rest
 	wrong   []string
 	wiped   bool
-	without time.Time // when a server last found that it has no quorum
+	led     map[term]org.ServerName // who was ready to confirm changes
+	without time.Time               // when a server last found that it has no quorum
 }
 
 // maxWrong bounds what a report lists.
@@ -105,6 +109,31 @@ func (w *world) quorumSince(t time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.without.Before(t)
+}
+
+// mounted looks at what a server says when its copy is ready to confirm
+// changes: in each term one server may be, and that the row of the term names
+// (G3).
+func (w *world) mounted(e event.Event) {
+	var t term
+	var s org.ServerName
+	if e.Name != "database_mounted" {
+		return
+	}
+	if n, err := fmt.Sscanf(strings.ReplaceAll(e.Sentence, ",", " "), "%s is active on %s term %d", &t.db, &s, &t.n); n != 3 {
+		w.violate("who is active? %q: %v", e.Sentence, err)
+		return
+	}
+	w.mu.Lock()
+	was, again := w.led[t]
+	w.led[t] = s
+	w.mu.Unlock()
+	if again && was != s {
+		w.violate("G3: %s and %s both lead term %d of %s", was, s, t.n, t.db)
+	}
+	if row := w.agreed.active(t); row != s {
+		w.violate("G3: %s leads term %d of %s, by its row that is %s", s, t.n, t.db, row)
+	}
 }
 
 // spread tells everybody of a revision of the agreed state, each a little late.
@@ -148,7 +177,7 @@ func (w *world) pulse(ctx context.Context) {
 // Run plays the schedule in the bubble it is called in and checks the promises.
 func Run(ctx context.Context, plan Schedule, o Options) Report {
 	ctx, cancel := context.WithCancel(ctx)
-	w := &world{plan: plan, broken: o.Broken, begin: time.Now(), rnd: newRandom(plan.Seed, 2), servers: map[org.ServerName]*server{},
+	w := &world{plan: plan, broken: o.Broken, begin: time.Now(), rnd: newRandom(plan.Seed, 2), servers: map[org.ServerName]*server{}, led: map[term]org.ServerName{},
 		log: logger(o.Log), notes: o.Notes, ctx: ctx, end: cancel}
 	w.links = newLinks(newRandom(plan.Seed, 3))
 	var names []org.ServerName
@@ -239,7 +268,7 @@ func (w *world) settled(atMost time.Duration) bool {
 			return true
 		}
 		if n%20 == 0 {
-			w.help()
+			w.help(time.Until(end) < atMost/2)
 		}
 		if !rest(w.ctx, 100*time.Millisecond) {
 			return false
@@ -254,6 +283,10 @@ func (w *world) unsettled() string {
 	for i := range w.plan.Databases {
 		db := databaseName(i)
 		m := w.agreed.mount(db)
+		def, _ := w.agreed.newest(time.Now()).Database(db)
+		if def.Dismounted || slices.ContainsFunc(def.Copies, func(c org.Copy) bool { return c.Suspended || c.ActivationSuspended }) {
+			return fmt.Sprintf("%s is held: %+v", db, def)
+		}
 		if len(m.InSync) != w.plan.Copies {
 			return fmt.Sprintf("%s is active on %q, term %d, in sync: %v; %s", db, m.Active, m.Term, m.InSync, w.states(db))
 		}
@@ -291,9 +324,10 @@ func (w *world) states(db org.DatabaseName) string {
 }
 
 // help does what an administrator would by now: mounts what was dismounted,
-// resumes what was suspended, and seeds copies anew that have failed and are
-// not needed.
-func (w *world) help() {
+// resumes what was suspended, and, where AutoReseed has no spare or had its
+// time, accepts disks that were replaced and seeds copies anew that have failed
+// and are not needed.
+func (w *world) help(late bool) {
 	for i := range w.plan.Databases {
 		db := databaseName(i)
 		m := w.agreed.mount(db)
@@ -306,7 +340,18 @@ func (w *world) help() {
 			if c.Suspended || c.ActivationSuspended {
 				w.give("copy resume", fmt.Sprintf(`{"database":%q,"server":%q}`, db, c.Server), at)
 			}
-			if st := w.state(c.Server, db); st.State == org.CopyFailedAndSuspended && m.Active != c.Server && !m.IsInSync(c.Server) {
+			st := w.state(c.Server, db)
+			if w.plan.Spare && !late || m.Active == c.Server || m.IsInSync(c.Server) {
+				continue
+			}
+			switch st.State {
+			case org.CopyFailed:
+				if !strings.HasPrefix(st.Reason, "volume ") {
+					w.give("copy reseed", fmt.Sprintf(`{"database":%q,"server":%q}`, db, c.Server), at)
+					continue
+				}
+				w.give("volume reset", fmt.Sprintf(`{"server":%q,"volume":%q}`, c.Server, c.Volume), at)
+			case org.CopyFailedAndSuspended:
 				w.give("copy reseed", fmt.Sprintf(`{"database":%q,"server":%q}`, db, c.Server), at)
 			}
 		}
