@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/postern-mail/postern/internal/active/balance"
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -103,6 +105,8 @@ type Deps struct {
 	Component func(org.ServerName, org.Component) org.ComponentState
 	Log       *slog.Logger
 	Events    *event.Log
+	// Metrics takes the room's figures, nil for nobody.
+	Metrics prometheus.Registerer
 }
 
 // Manager is Active Manager on one server.
@@ -114,9 +118,10 @@ type Manager struct {
 	me     org.ServerName
 	said   *journal
 
-	window balance.Window
-	watch  *watch
-	pulse  pulse // of the primary, owned by the loop
+	window  balance.Window
+	watch   *watch
+	figures *figures
+	pulse   pulse // of the primary, owned by the loop
 
 	beside    sync.WaitGroup // what the loop started and does not wait for
 	balancing sync.Mutex     // held while databases go back to where they should be
@@ -131,7 +136,7 @@ func New(cfg Config, d Deps) *Manager {
 	window, _ := balance.ParseWindow(cfg.BalanceWindow) // Validate told of what is wrong; then it is never open
 	return &Manager{
 		cfg: cfg.withDefaults(), deps: d, group: d.Group, copies: d.Copies, me: d.Group.Name(),
-		said: newJournal(d.Group, d.Log), window: window, watch: newWatch(), storm: storm{lost: map[org.ServerName]lostServer{}},
+		said: newJournal(d.Group, d.Log), window: window, watch: newWatch(), figures: newFigures(d.Metrics), storm: storm{lost: map[org.ServerName]lostServer{}},
 	}
 }
 

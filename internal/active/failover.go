@@ -90,6 +90,10 @@ func (m *Manager) needsMount(sc *scene, def org.Database, mt org.Mount) string {
 		m.watch.forget(def.Name)
 		return fmt.Sprintf("the copy on %s is %s: %s", mt.Active, st.State, st.Reason)
 	}
+	if !k.fresh { // it may have mounted long ago, for all that is known here
+		m.watch.forget(def.Name)
+		return ""
+	}
 	if late := m.watch.late(mt, st, sc.now); late > 0 && sc.mayReplace(def, mt) {
 		return fmt.Sprintf("%s has not mounted it within %s", mt.Active, late.Round(time.Second))
 	}
@@ -122,29 +126,36 @@ func (m *Manager) failover(ctx context.Context, sc *scene, all []verdict) {
 		}
 		ready = append(ready, c)
 	}
+	if len(ready) > 0 {
+		defer m.figures.decided(ready[0].began)
+	}
 	for part := range slices.Chunk(ready, swapTogether) {
-		err := m.swap(ctx, part...)
+		err := m.swap(ctx, sc.v, part...)
 		if kind.Is(err, kind.Conflict) && len(part) > 1 {
 			for _, c := range part { // somebody else's hands are on one of them
-				m.saidFailover(c, m.swap(ctx, c))
+				m.saidFailover(c, m.swap(ctx, sc.v, c))
 			}
+			m.said.publish()
 			continue
 		}
 		for _, c := range part {
 			m.saidFailover(c, err)
 		}
+		m.said.publish()
 		if err != nil && !kind.Is(err, kind.Conflict) {
 			return // the agreed state does not answer; the next turn asks again
 		}
 	}
 }
 
+// saidFailover notes what became of a failover; many are published together.
 func (m *Manager) saidFailover(c verdict, err error) {
+	m.figures.moved(c.q.Purpose, err)
 	if err != nil {
-		m.said.say(string(c.def.Name), "%s: %s; %s; not done: %v", c.def.Name, c.why, c.d, err)
+		m.said.note(string(c.def.Name), fmt.Sprintf("%s: %s; %s; not done: %v", c.def.Name, c.why, c.d, err))
 		return
 	}
-	m.said.say(string(c.def.Name), "%s: %s; %s; decided in %s", c.def.Name, c.why, c.d, time.Since(c.began).Round(time.Millisecond))
+	m.said.note(string(c.def.Name), fmt.Sprintf("%s: %s; %s; decided in %s", c.def.Name, c.why, c.d, time.Since(c.began).Round(time.Millisecond)))
 	m.deps.Events.Emit(evFailover, "%s fails over from %s to %s: %s", c.def.Name, cmp.Or(c.mt.Active, "nobody"), c.d.Target, c.why)
 }
 
@@ -202,7 +213,8 @@ func (m *Manager) gatherFirst(ctx context.Context, c verdict, from org.ServerNam
 		return
 	}
 	c.inSync = m.keepInSync(c.mt, c.d)
-	m.saidFailover(c, m.swap(ctx, c))
+	m.saidFailover(c, m.swap(ctx, m.group.View(), c))
+	m.said.publish()
 }
 
 // keepInSync is the in-sync set of the next term: of the old one, the servers that live.
@@ -218,9 +230,8 @@ func (m *Manager) keepInSync(mt org.Mount, d choose.Decision) []org.ServerName {
 }
 
 // swap writes the mount rows of the next terms, with what explains them, if
-// every row is still as it was decided about.
-func (m *Manager) swap(ctx context.Context, cs ...verdict) error {
-	v := m.group.View()
+// every mount row is still as it was decided about in view v.
+func (m *Manager) swap(ctx context.Context, v *cluster.View, cs ...verdict) error {
 	var t cluster.Txn
 	for _, c := range cs {
 		ops, err := m.opsOf(v, c)

@@ -136,17 +136,19 @@ func TestSlowMount(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		progress bool
+		mute     bool
 		servers  int
 		want     org.ServerName
 	}{
-		{"stuck", false, 3, "MBX03"},
-		{"replays", true, 3, "MBX02"},
-		{"nobody else", false, 2, "MBX02"},
+		{"stuck", false, false, 3, "MBX03"},
+		{"replays", true, false, 3, "MBX02"},
+		{"nobody else", false, false, 2, "MBX02"},
+		{"not heard of", false, true, 3, "MBX02"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFake(t, c.servers, 1)
 			m := f.manager(Config{}, Deps{})
-			f.stuck["MBX02"] = org.CopyMounting
+			f.stuck["MBX02"], f.mute["MBX02"] = org.CopyMounting, c.mute
 			f.lose("MBX01")
 			for range 80 { // 20 s
 				m.decide(t.Context())

@@ -32,15 +32,16 @@ type fake struct {
 	commits []int         // how many conditions each had
 	takes   time.Duration // of a handover
 	refuses map[org.DatabaseName]int
-	said    map[string][]byte // server/section
-	at, max int               // handovers under way, and the most at a time
+	mute    map[org.ServerName]bool // its word of copies does not come
+	said    map[string][]byte       // server/section
+	at, max int                     // handovers under way, and the most at a time
 }
 
 // newFake makes servers MBX01.. and databases DB0001.. with three copies each,
 // the first active.
 func newFake(tb testing.TB, servers, databases int) *fake {
 	f := &fake{tb: tb, me: "MBX02", rows: map[string]cluster.Item{}, dead: map[org.ServerName]bool{}, stuck: map[org.ServerName]org.CopyState{},
-		states: map[org.ServerName]map[org.DatabaseName]org.CopyStatus{}, refuses: map[org.DatabaseName]int{}, said: map[string][]byte{}}
+		states: map[org.ServerName]map[org.DatabaseName]org.CopyStatus{}, refuses: map[org.DatabaseName]int{}, said: map[string][]byte{}, mute: map[org.ServerName]bool{}}
 	for i := range servers {
 		s := f.server(i)
 		f.states[s] = map[org.DatabaseName]org.CopyStatus{}
@@ -181,6 +182,9 @@ func (f *fake) Publish(section string, v []byte) {
 func (f *fake) Published(s org.ServerName, section string) ([]byte, time.Time, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if section == mailbox.StatusSection {
+		return nil, time.Now(), !f.mute[s]
+	}
 	v, ok := f.said[string(s)+"/"+section]
 	return v, time.Time{}, ok
 }

@@ -158,6 +158,7 @@ func (m *Manager) carryOut(ctx context.Context, o Order, c verdict, live bool) (
 			if !kind.Is(err, kind.Conflict) { // else it is somebody else's handover
 				m.thaw(ctx, db, mt.Active)
 			}
+			m.figures.moved(c.q.Purpose, err)
 			return p, kind.WithHint(fmt.Errorf("move %s to %s: %w", db, d.Target, err), "nothing was changed; try again")
 		}
 		p.Steps[0].Done = true
@@ -165,7 +166,9 @@ func (m *Manager) carryOut(ctx context.Context, o Order, c verdict, live bool) (
 	} else if d.Lossy {
 		c = m.gatherBefore(ctx, c)
 	}
-	if err := m.changeTerm(ctx, c, live); err != nil {
+	err := m.changeTerm(ctx, c, live)
+	m.figures.moved(c.q.Purpose, err)
+	if err != nil {
 		p.Steps[step].Error = err.Error()
 		if live {
 			m.thaw(ctx, db, mt.Active)
@@ -218,7 +221,8 @@ func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 		if err := m.group.Sync(ctx); err != nil {
 			return err
 		}
-		now, ok := m.group.View().Mount(db)
+		v := m.group.View()
+		now, ok := v.Mount(db)
 		if !ok || now.Term != c.mt.Term || now.Active != c.mt.Active {
 			return kind.Errorf(kind.Conflict, "%s was moved by somebody else meanwhile", db)
 		}
@@ -229,7 +233,7 @@ func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 		} else if c.d.Target != "" && !now.IsInSync(c.d.Target) {
 			return kind.Errorf(kind.Conflict, "%s on %s is no longer in sync", db, c.d.Target)
 		}
-		err := m.swap(ctx, n)
+		err := m.swap(ctx, v, n)
 		if !kind.Is(err, kind.Conflict) {
 			return err
 		}

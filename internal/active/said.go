@@ -42,16 +42,29 @@ func newJournal(g Group, l *slog.Logger) *journal {
 	return &journal{group: g, log: l, last: map[string]string{}}
 }
 
-// say records one sentence about a topic.
+// say records one sentence about a topic and tells it to the others.
 func (j *journal) say(topic, format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	if j.note(topic, fmt.Sprintf(format, args...)) {
+		j.publish()
+	}
+}
+
+// publish tells the others what was noted.
+func (j *journal) publish() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.group.Publish(saidSection, codec.MustMarshal(j.all))
+}
+
+// note records one sentence about a topic, and tells whether it is a new one.
+func (j *journal) note(topic, text string) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.last[topic] == text {
 		for i := range slices.Backward(j.all) {
 			if j.all[i].topic == topic {
 				j.all[i].Turns++
-				return
+				return false
 			}
 		}
 	}
@@ -61,7 +74,7 @@ func (j *journal) say(topic, format string, args ...any) {
 		j.all = slices.Delete(j.all, 0, len(j.all)-saidKept)
 	}
 	j.log.Info("active manager", "sentence", text)
-	j.group.Publish(saidSection, codec.MustMarshal(j.all))
+	return true
 }
 
 // collect merges what all servers said, oldest first.

@@ -6,11 +6,16 @@ import (
 	"github.com/postern-mail/postern/internal/active/choose"
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
 )
 
 // healthFresh is how old the health of a server may be to count.
 const healthFresh = 15 * time.Second
+
+// copiesFresh is how old the word of a server about its copies may be where its
+// silence would count against it.
+const copiesFresh = 5 * time.Second
 
 // A server is overcommitted for new databases above these shares of the last
 // minute, in percent.
@@ -37,6 +42,7 @@ type seen struct {
 	dead    string
 	alive   bool // its lease has not ended
 	copies  map[org.DatabaseName]org.CopyStatus
+	fresh   bool // copies were heard a moment ago
 	sets    map[string]org.SetHealth
 	unheard bool
 	cpuHigh bool
@@ -75,6 +81,8 @@ func (sc *scene) server(s org.ServerName) *seen {
 	case dead:
 		k.dead = why
 	}
+	_, heard, ok := m.group.Published(s, mailbox.StatusSection)
+	k.fresh = ok && sc.now.Sub(heard) < copiesFresh
 	for _, st := range m.copies.PeerStatuses(s) {
 		k.copies[st.Database] = st
 	}

@@ -23,7 +23,10 @@ import (
 
 // statusSection is the name under which a server publishes the state of its
 // copies to the others.
-const statusSection = "copies"
+const statusSection = StatusSection
+
+// StatusSection is the mesh section of what PeerStatuses returns.
+const StatusSection = "copies"
 
 // Keeper is the front door of the room: it keeps the copies of this server and
 // obeys the group's rows about them.

@@ -12,6 +12,7 @@ import (
 	"github.com/postern-mail/postern/internal/access/certs"
 	"github.com/postern-mail/postern/internal/access/imapd"
 	"github.com/postern-mail/postern/internal/access/smtpd"
+	"github.com/postern-mail/postern/internal/active"
 	"github.com/postern-mail/postern/internal/admin/api"
 	"github.com/postern-mail/postern/internal/admin/metrics"
 	"github.com/postern-mail/postern/internal/base/event"
@@ -87,6 +88,7 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 	if _, err := certs.New(certs.Default(), certs.Deps{Issue: issue, Log: log, Events: events, Metrics: r}); err != nil {
 		return err
 	}
+	active.New(active.Config{}, active.Deps{Group: c, Copies: k, Log: log, Events: events, Metrics: r})
 	people := directory.New(directory.Agreed(c), directory.Options{Log: log, Events: events})
 	m, err := transport.New(transport.Config{Dir: filepath.Join(dir, queueFolder)}, transport.Deps{Group: c, Store: k.Client(), Directory: people,
 		Hostname: "mbx1.example.com", Log: log, Events: events, Metrics: r})

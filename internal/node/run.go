@@ -125,6 +125,7 @@ func (w *mailWorker) keepers(st *stages) {
 		st.run("transport", w.mover.Run)
 		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
 	}
+	deps.Component, deps.Metrics = w.components.Of, w.metrics
 	w.active = active.New(w.cfg.Active, deps)
 	st.run("active", w.active.Run)
 	if w.mover != nil {

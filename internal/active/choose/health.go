@@ -2,8 +2,6 @@ package choose
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/org"
@@ -75,24 +73,23 @@ func (q Question) setsLevel(c Candidate) (Level, string) {
 		}
 		return NoLevel, "its health is not known"
 	}
-	all, normal, worst := true, true, ""
-	least := fine
-	for _, name := range slices.Sorted(maps.Keys(c.Sets)) {
-		s := c.Sets[name]
+	all, normal, least, name := true, true, fine, ""
+	for n, s := range c.Sets {
 		b := badness(s.State)
 		if b <= fine {
 			continue
 		}
 		all = false
 		normal = normal && s.Priority == org.PriorityLow
-		if b > least {
-			least, worst = b, fmt.Sprintf("%s is %s", name, s.State)
+		if b > least || b == least && n < name {
+			least, name = b, n
 		}
 	}
-	switch {
-	case all:
+	if all {
 		return AllHealthy, ""
-	case normal:
+	}
+	worst := fmt.Sprintf("%s is %s", name, c.Sets[name].State)
+	if normal {
 		return NormalHealthy, worst
 	}
 	better, worse := q.compareSets(c)
@@ -106,24 +103,25 @@ func (q Question) setsLevel(c Candidate) (Level, string) {
 }
 
 // compareSets tells whether any set is better than on the source, and names one
-// that is worse.
+// that is worse. A set that only one of them reports is healthy on the other.
 func (q Question) compareSets(c Candidate) (better bool, worse string) {
-	names := slices.Collect(maps.Keys(c.Sets))
-	for n := range q.SourceSets {
-		if _, ok := c.Sets[n]; !ok {
-			names = append(names, n)
-		}
-	}
-	slices.Sort(names)
-	for _, n := range names {
+	name := ""
+	for n := range c.Sets {
 		theirs, here := state(c.Sets, false, n), state(q.SourceSets, q.SourceUnheard, n)
 		better = better || theirs < here
-		if theirs > here && worse == "" {
-			worse = fmt.Sprintf("%s is %s", n, c.Sets[n].State)
-			if !q.SourceUnheard {
-				worse += ", worse than on the source"
-			}
+		if theirs > here && (name == "" || n < name) {
+			name = n
 		}
+	}
+	for n := range q.SourceSets {
+		better = better || state(c.Sets, false, n) < state(q.SourceSets, q.SourceUnheard, n)
+	}
+	if name == "" {
+		return better, ""
+	}
+	worse = fmt.Sprintf("%s is %s", name, c.Sets[name].State)
+	if !q.SourceUnheard {
+		worse += ", worse than on the source"
 	}
 	return better, worse
 }

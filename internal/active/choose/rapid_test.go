@@ -27,7 +27,7 @@ func anyCandidate(s org.ServerName) *rapid.Generator[Candidate] {
 		c := Candidate{
 			Server: s, Site: rapid.SampledFrom([]org.SiteName{"A", "B"}).Draw(t, "site"),
 			Preference: rapid.IntRange(1, 4).Draw(t, "preference"),
-			State: rapid.SampledFrom([]org.CopyState{org.CopyHealthy, org.CopyHealthy, org.CopyDisconnectedAndHealthy, org.CopyInitializing,
+			State: rapid.SampledFrom([]org.CopyState{org.CopyHealthy, org.CopyHealthy, org.CopyDisconnectedAndHealthy, org.CopyDisconnectedAndResynchronizing, org.CopySinglePageRestore, org.CopyInitializing,
 				org.CopyResynchronizing, org.CopySeeding, org.CopyFailed, org.CopySuspended}).Draw(t, "state"),
 			InSync: rapid.Bool().Draw(t, "in sync"), Missing: uint64(rapid.IntRange(0, 20).Draw(t, "missing")),
 			ReplayQueue: uint64(rapid.IntRange(0, 99).Draw(t, "replay")), Lagged: rapid.Bool().Draw(t, "lagged"),

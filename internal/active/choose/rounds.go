@@ -63,7 +63,7 @@ func (c Candidate) longReplay() bool { return c.Lagged || c.ReplayQueue >= repla
 // source went.
 func settled(s org.CopyState) bool {
 	switch s {
-	case org.CopyHealthy, org.CopyDisconnectedAndHealthy, org.CopyMounted, org.CopyMounting:
+	case org.CopyHealthy, org.CopyDisconnectedAndHealthy, org.CopyDisconnectedAndResynchronizing, org.CopyMounted, org.CopyMounting:
 		return true
 	}
 	return false
@@ -73,7 +73,7 @@ func settled(s org.CopyState) bool {
 // What it lacks is counted, and the dial decides.
 func opening(s org.CopyState) bool {
 	switch s {
-	case org.CopyInitializing, org.CopyResynchronizing, org.CopyDismounted:
+	case org.CopyInitializing, org.CopyResynchronizing, org.CopySinglePageRestore, org.CopyDismounted:
 		return true
 	}
 	return false

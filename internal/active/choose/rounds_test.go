@@ -2,6 +2,7 @@ package choose
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/postern-mail/postern/internal/org"
@@ -377,5 +378,18 @@ func TestChooseAll(t *testing.T) {
 	}
 	if count["M2"] != 3 || count["M3"] != 3 {
 		t.Errorf("not spread: %v", count)
+	}
+}
+
+// TestStates: every state a copy may report has its place; a copy in one that
+// is forgotten here would never be activated.
+func TestStates(t *testing.T) {
+	never := []org.CopyState{org.CopySeeding, org.CopySuspended, org.CopyFailed, org.CopyFailedAndSuspended, org.CopyDismounting, org.CopyServiceDown}
+	for _, s := range org.CopyStates() {
+		q := Question{Purpose: Failover, Source: "M1", Candidates: []Candidate{{Server: "M2", State: s, InSync: true, Reachable: true}}}
+		d := Choose(q)
+		if want := !slices.Contains(never, s); (d.Target != "") != want || want && d.Round == 0 {
+			t.Errorf("%s: %s, round %d", s, d, d.Round)
+		}
 	}
 }

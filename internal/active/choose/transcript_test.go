@@ -1,19 +1,15 @@
 package choose
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/transcript"
 	"github.com/postern-mail/postern/internal/org"
 )
-
-var update = flag.Bool("update", false, "write what is decided into testdata; read the difference")
 
 // TestTranscripts decides what is told above the line of each file in testdata
 // and compares it with what stands below. A file is about one pass:
@@ -23,29 +19,7 @@ var update = flag.Bool("update", false, "write what is decided into testdata; re
 //	question DB01 failover from=MBX1 site=A ...          opens a question
 //	copy MBX2 pref=2 sync replay=180 ...                 one of its copies
 func TestTranscripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatal("no transcripts", err)
-	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			raw, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			in, want, _ := strings.Cut(string(raw), "----\n")
-			got := play(t, in)
-			if *update {
-				if err := os.WriteFile(file, []byte(in+"----\n"+got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if got != want {
-				t.Errorf("decided:\n%s\nwant:\n%s", got, want)
-			}
-		})
-	}
+	transcript.Check(t, "testdata/*.txt", func(in string) string { return play(t, in) })
 }
 
 type script struct {
