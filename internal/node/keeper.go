@@ -18,7 +18,8 @@ type keeper struct {
 	spawner *spawner
 	lock    *os.File
 	pause   backoff
-	ready   bool // was ready at least once
+	ready   bool          // was ready at least once
+	orders  chan struct{} // to start the worker anew
 }
 
 // run starts the worker again and again until ctx ends, then stops it. It
@@ -95,6 +96,10 @@ func (k *keeper) watch(ctx context.Context, w *worker, said <-chan byte, exited 
 	stop := ctx.Done()
 	var drain <-chan time.Time
 	silence, last := time.Duration(0), time.Now()
+	spins := spinner{patience: t.Spin}
+	if k.name != WorkerHealth {
+		spins.patience = 0
+	}
 	for {
 		select {
 		case how := <-exited:
@@ -105,9 +110,14 @@ func (k *keeper) watch(ctx context.Context, w *worker, said <-chan byte, exited 
 				continue
 			}
 			silence = 0
-			if b == sayReady {
+			switch b {
+			case sayReady:
 				k.ready = true
 				k.host.workerReady(k.name)
+			case sayMail:
+				k.host.order(k.name, WorkerMail)
+			case sayHealth:
+				k.host.order(k.name, WorkerHealth)
 			}
 		case now := <-tick.C:
 			// A turn counts for at most two beats: if the host itself was stopped
@@ -119,6 +129,15 @@ func (k *keeper) watch(ctx context.Context, w *worker, said <-chan byte, exited 
 				_ = w.cmd.Process.Kill()
 				silence = 0
 			}
+			if spins.over(now, w.cmd.Process.Pid) {
+				k.host.events.Emit(EventWorkerSpins, "%s worker %d used more than %d %% of a processor for %s and is killed", k.name, w.cmd.Process.Pid, int(spinShare*100), spins.patience)
+				_ = w.cmd.Process.Kill()
+			}
+		case <-k.orders:
+			_ = w.cmd.Process.Signal(syscall.SIGTERM)
+			timer := time.NewTimer(t.Obey)
+			defer timer.Stop()
+			drain = timer.C
 		case <-stop:
 			stop = nil
 			_ = w.cmd.Process.Signal(syscall.SIGTERM)
@@ -146,14 +165,14 @@ func (w *worker) close() {
 }
 
 // listen passes on what the worker says until its end of the pipe closes. A
-// reader that is behind loses beats, not the news of readiness.
+// reader that is behind loses beats, nothing else.
 func (w *worker) listen(said chan<- byte) {
 	defer close(said)
 	buf := make([]byte, 64)
 	for {
 		n, err := w.beats.Read(buf)
 		for _, b := range buf[:n] {
-			if b == sayReady {
+			if b != sayBeat {
 				said <- b
 				continue
 			}
