@@ -3,6 +3,7 @@ package mailbox
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -12,50 +13,159 @@ import (
 
 // Health are the room's health items. k may be nil for listing them.
 func Health(k *Keeper) health.Items {
-	const set = "DataProtection"
-	copies := func() []string { return nil }
-	if k != nil {
-		copies = func() []string {
-			var out []string
-			for _, st := range k.Statuses() {
-				out = append(out, string(st.Database))
+	return health.Join(copyHealth(k), volumeHealth(k))
+}
+
+func copyHealth(k *Keeper) health.Items {
+	look := func(f func(org.CopyStatus) (health.Reading, error)) health.Look {
+		return func(_ context.Context, db string) (health.Reading, error) {
+			all := k.Statuses()
+			i := slices.IndexFunc(all, func(s org.CopyStatus) bool { return s.Database == org.DatabaseName(db) })
+			if i < 0 {
+				return health.Reading{}, nil // removed meanwhile
 			}
-			return out
+			return f(all[i])
 		}
 	}
-	look := func(name, unit, doc string, run func(org.CopyStatus) (health.Reading, error)) health.Probe {
-		return health.Probe{Set: set, Name: name, Kind: health.Check, Where: health.Inside, Every: 5 * time.Second, Timeout: 5 * time.Second, Unit: unit, Doc: doc,
-			Targets: copies, Run: func(_ context.Context, db string) (health.Reading, error) {
-				all := k.Statuses()
-				i := slices.IndexFunc(all, func(s org.CopyStatus) bool { return s.Database == org.DatabaseName(db) })
-				if i < 0 {
-					return health.Reading{}, nil // removed meanwhile
+	x := health.CopyItems(health.Copies{
+		All: func() []string {
+			var out []string
+			if k != nil {
+				for _, s := range k.Statuses() {
+					out = append(out, string(s.Database))
 				}
-				return run(all[i])
-			}}
+			}
+			return out
+		},
+		State: look(func(s org.CopyStatus) (health.Reading, error) {
+			r := health.Reading{Text: string(s.State)}
+			// A person or AutoReseed looks after one that is suspended.
+			if s.State == org.CopyFailed {
+				return r, kind.Errorf(kind.Internal, "%s: %s", s.State, s.Reason)
+			}
+			return r, nil
+		}),
+		CopyQueue: look(func(s org.CopyStatus) (health.Reading, error) {
+			return health.Reading{Value: float64(s.CopyQueueLength()), Text: string(s.State)}, nil
+		}),
+		ReplayQueue: look(func(s org.CopyStatus) (health.Reading, error) {
+			return health.Reading{Value: float64(s.ReplayQueueLength()), Text: string(s.State)}, nil
+		}),
+		Single: func(context.Context, string) (health.Reading, error) {
+			var alone []string
+			if k != nil {
+				alone = k.singleCopies()
+			}
+			if len(alone) > 0 {
+				return health.Reading{Value: float64(len(alone))}, kind.Errorf(kind.Conflict, "one copy in sync only: %s", strings.Join(alone, " "))
+			}
+			return health.Reading{}, nil
+		},
+	})
+	// The index has no state of its own yet.
+	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return p.Set == "Search" })
+	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return m.Set == "Search" })
+	x.Sets = slices.DeleteFunc(x.Sets, func(s health.Set) bool { return s.Name == "Search" })
+	return x
+}
+
+// singleCopies are the databases active here whose mount row knows one copy in
+// sync only, though they have several.
+func (k *Keeper) singleCopies() []string {
+	v := k.group.View()
+	var out []string
+	for _, mt := range v.Mounts() {
+		def, ok := v.Database(mt.Database)
+		if ok && mt.Active == k.me && len(def.Copies) > 1 && len(mt.InSync) < 2 {
+			out = append(out, string(mt.Database))
+		}
 	}
-	return health.Items{
-		Sets: []health.Set{{Name: set, Group: health.Services, Priority: org.PriorityCritical, Component: org.HighAvailability, HA: true,
-			Doc: "Whether the copies of databases on this server are as they should be."}},
-		Probes: []health.Probe{
-			look("State", "", "The copy is not failed.", func(s org.CopyStatus) (health.Reading, error) {
-				r := health.Reading{Text: string(s.State)}
-				if s.State == org.CopyFailed || s.State == org.CopyFailedAndSuspended {
-					return r, kind.Errorf(kind.Internal, "%s: %s", s.State, s.Reason)
+	return out
+}
+
+func volumeHealth(k *Keeper) health.Items {
+	look := func(f func(VolumeStatus) (health.Reading, error)) health.Look {
+		return func(_ context.Context, name string) (health.Reading, error) {
+			all := k.Volumes()
+			i := slices.IndexFunc(all, func(s VolumeStatus) bool { return s.Volume == org.VolumeName(name) })
+			if i < 0 || !all[i].Looked {
+				return health.Reading{}, nil
+			}
+			return f(all[i])
+		}
+	}
+	x := health.VolumeItems(health.Volumes{
+		All: func() []string {
+			var out []string
+			if k != nil {
+				for _, s := range k.Volumes() {
+					out = append(out, string(s.Volume))
 				}
-				return r, nil
-			}),
-			look("CopyQueue", "generations", "Log that the copy has not received.", func(s org.CopyStatus) (health.Reading, error) {
-				return health.Reading{Value: float64(s.CopyQueueLength()), Text: string(s.State)}, nil
-			}),
-			look("ReplayQueue", "generations", "Log that the index has not applied.", func(s org.CopyStatus) (health.Reading, error) {
-				return health.Reading{Value: float64(s.ReplayQueueLength()), Text: string(s.State)}, nil
-			}),
+			}
+			return out
 		},
-		Monitors: []health.Monitor{
-			{Set: set, Name: "State", Probe: "State", Rule: health.ConsecutiveFailures(2), Timeline: health.CopyTimeline(), Chain: health.TellChain(), Doc: "The copy has failed."},
-			{Set: set, Name: "CopyQueue", Probe: "CopyQueue", Rule: health.AboveFor(10, "generations", 5*time.Minute), Chain: health.TellChain(), Doc: "The copy is more than 10 generations behind for 5 min."},
-			{Set: set, Name: "ReplayQueue", Probe: "ReplayQueue", Rule: health.AboveFor(50, "generations", 5*time.Minute), Chain: health.TellChain(), Doc: "More than 50 generations wait for replay for 5 min."},
-		},
+		Usable: look(func(s VolumeStatus) (health.Reading, error) {
+			if s.Cause != "" {
+				return health.Reading{}, kind.Errorf(kind.Internal, "%s: %s", s.Cause, s.Why)
+			}
+			return health.Reading{}, nil
+		}),
+		Latency: look(func(s VolumeStatus) (health.Reading, error) {
+			return health.Reading{Value: s.Latency.Seconds()}, nil
+		}),
+		Space: look(func(s VolumeStatus) (health.Reading, error) {
+			r := health.Reading{Value: 100 * float64(s.Free) / float64(max(s.Size, 1))}
+			if limit := min(lowSpace, s.Size/10); s.Free < limit {
+				return r, kind.Errorf(kind.Full, "%d MiB are free, less than %d MiB", s.Free>>20, limit>>20)
+			}
+			return r, nil
+		}),
+	})
+	drop := func(name string) bool { return name == "Relative" || name == "Outstanding" }
+	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return drop(p.Name) })
+	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return drop(m.Probe) })
+	return x
+}
+
+// lowSpace is how many free bytes a volume should have, at most.
+const lowSpace = 180 << 30
+
+// Suspend suspends the passive copy of a database on this server in the name of a
+// part of the system. Errors: NotFound, Conflict for the active copy.
+func (k *Keeper) Suspend(ctx context.Context, db org.DatabaseName, by, why string) error {
+	at := copyArg{Database: db, Server: k.me}
+	if err := k.passive(at, "suspended"); err != nil {
+		return err
 	}
+	return k.editCopy(ctx, at, func(c *org.Copy) error {
+		if c.Suspended {
+			return kind.Errorf(kind.Conflict, "the copy of %s is suspended already", db)
+		}
+		c.Suspended, c.SuspendedBy, c.SuspendComment = true, by, why
+		return nil
+	})
+}
+
+// ResumeFrom ends what Suspend of the same part of the system began, when the copy
+// has left its role.
+func (k *Keeper) ResumeFrom(ctx context.Context, db org.DatabaseName, by string) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for at := true; at; {
+		at = slices.ContainsFunc(k.Statuses(), func(s org.CopyStatus) bool {
+			return s.Database == db && s.State != org.CopySuspended && s.State != org.CopyFailedAndSuspended
+		})
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			at = false // it is resumed in any case
+		}
+	}
+	return k.editCopy(context.WithoutCancel(ctx), copyArg{Database: db, Server: k.me}, func(c *org.Copy) error {
+		if c.SuspendedBy != by {
+			return kind.Errorf(kind.Conflict, "somebody else has suspended the copy of %s meanwhile", db)
+		}
+		c.Suspended, c.SuspendedBy, c.SuspendComment = false, "", ""
+		return nil
+	})
 }

@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"iter"
 	"time"
 
+	"github.com/postern-mail/postern/internal/active"
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
@@ -21,12 +23,11 @@ type HostLink interface {
 	Order(worker string) error
 }
 
-// Ends of wishes that recovery actions make. A component that is still broken then
-// is found out by its probes, which do not look while it is out.
+// Ends of wishes that recovery actions make. Health ends them sooner when all is
+// well, and renews them while it is not.
 const (
-	offlineFor = 10 * time.Minute
-	refuseFor  = 2 * time.Minute
-	fastFor    = 20 * time.Second // either, with fast timers
+	offlineFor = 4 * time.Hour
+	refuseFor  = time.Hour
 )
 
 // actor does the deeds of health in the mail worker.
@@ -49,6 +50,8 @@ func (a actor) Act(ctx context.Context, d health.Deed) (string, error) {
 			return "", err
 		}
 		return a.hold(ctx, d, org.Submission, org.Draining, refuseFor)
+	case health.RestartCopy, health.SuspendCopy:
+		return a.beginCopy(ctx, d)
 	case health.RestartWorker:
 		if err := w.link.Order(d.Target); err != nil {
 			return "", err
@@ -57,7 +60,11 @@ func (a actor) Act(ctx context.Context, d health.Deed) (string, error) {
 	case health.MoveDatabase:
 		return a.move(ctx, d, org.DatabaseName(d.Target))
 	case health.MoveDatabases:
-		return a.move(ctx, d, w.activeOn(org.VolumeName(d.Target))...)
+		dbs := w.activeOn(org.VolumeName(d.Target))
+		if len(dbs) == 0 {
+			return "no database is active on " + d.Target, nil
+		}
+		return a.move(ctx, d, dbs...)
 	case health.Evacuate:
 		return a.move(ctx, d)
 	}
@@ -88,9 +95,6 @@ func (a actor) restart(ctx context.Context, name string) (string, error) {
 func (a actor) hold(ctx context.Context, d health.Deed, c org.Component, s org.ComponentState, length time.Duration) (string, error) {
 	e := org.ComponentEntry{Component: c, Requester: org.HealthAPI, State: s, By: d.Monitor, Reason: d.Why}
 	if length > 0 {
-		if a.w.fast() {
-			length = fastFor
-		}
 		e.Expires = time.Now().Add(length).UTC().Truncate(time.Second)
 	}
 	r, err := a.w.components.Set(ctx, a.w.cluster.Name(), e)
@@ -102,6 +106,47 @@ func (a actor) hold(ctx context.Context, d health.Deed, c org.Component, s org.C
 		text += ": " + r.Who
 	}
 	return text, nil
+}
+
+// copyWait bounds how long a copy may take to leave its role.
+const copyWait = 20 * time.Second
+
+// beginCopy begins the role of a copy anew, or suspends it so that AutoReseed
+// takes it. The active copy has to be moved first.
+func (a actor) beginCopy(ctx context.Context, d health.Deed) (string, error) {
+	db, by := org.DatabaseName(d.Target), "autoreseed"
+	if d.Action == health.RestartCopy {
+		by = "system"
+	}
+	if err := a.w.mailbox.Suspend(ctx, db, by, d.Why); err != nil {
+		return "", err
+	}
+	if d.Action == health.SuspendCopy {
+		return "the copy of " + d.Target + " is suspended; AutoReseed takes it", nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, copyWait)
+	defer cancel()
+	if err := a.w.mailbox.ResumeFrom(ctx, db, by); err != nil {
+		return "", err
+	}
+	return "the copy of " + d.Target + " began anew", nil
+}
+
+// move gives databases of this server, all where none is named, to servers on
+// which the failing component is better.
+func (a actor) move(ctx context.Context, d health.Deed, dbs ...org.DatabaseName) (string, error) {
+	failing := d.Set
+	p, err := a.w.active.Evacuate(ctx, active.Evacuation{Server: a.w.cluster.Name(), Databases: dbs, Why: d.Why, Purpose: active.HealthMove, Failing: failing})
+	if err != nil {
+		return "", err
+	}
+	moved := 0
+	for _, s := range p.Steps {
+		if s.Done {
+			moved++
+		}
+	}
+	return fmt.Sprintf("%d of %d databases were moved", moved, len(p.Steps)), nil
 }
 
 // rows is the agreed state as health wants it.

@@ -67,6 +67,20 @@ type HostState struct {
 	Workers map[string]int `json:"workers"` // worker to process id, only those that run
 	// Orders are the restarts that workers ordered in the last day, and were obeyed.
 	Orders []HostOrder `json:"orders,omitempty"`
+	// Ends are the last ends of workers that nobody had asked for, at most
+	// maxEnds.
+	Ends []WorkerEnd `json:"ends,omitempty"`
+}
+
+// maxEnds bounds the ends of workers that host.json keeps.
+const maxEnds = 20
+
+// WorkerEnd is the end of a worker that the host did not ask for.
+type WorkerEnd struct {
+	At     time.Time `json:"at"`
+	Worker string    `json:"worker"`
+	How    string    `json:"how"`
+	Lived  string    `json:"lived"`
 }
 
 // HostOrder is a restart that a worker ordered.
@@ -208,6 +222,15 @@ func (h *Host) workerUp(name string, pid int) {
 	} else {
 		h.state.Workers[name] = pid
 	}
+	h.writeState()
+}
+
+// workerEnded keeps the end of a worker for the recovery log.
+func (h *Host) workerEnded(e WorkerEnd) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.state.Ends = append(h.state.Ends, e)
+	h.state.Ends = h.state.Ends[max(0, len(h.state.Ends)-maxEnds):]
 	h.writeState()
 }
 

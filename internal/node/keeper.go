@@ -20,6 +20,7 @@ type keeper struct {
 	pause   backoff
 	ready   bool          // was ready at least once
 	orders  chan struct{} // to start the worker anew
+	did     string        // what the host did to the worker that runs, and why
 }
 
 // run starts the worker again and again until ctx ends, then stops it. It
@@ -38,6 +39,7 @@ func (k *keeper) run(ctx context.Context) error {
 			return fmt.Errorf("%w (hint: to use this machine again, empty its data folder and join anew)", errRemoved)
 		}
 		wait := k.pause.after(time.Since(begun))
+		k.host.workerEnded(WorkerEnd{At: time.Now().UTC(), Worker: k.name, How: k.because(how, err), Lived: time.Since(begun).Round(time.Millisecond).String()})
 		k.host.events.Emit(EventWorkerDied, "%s worker ended (%s) after %s, next start in %s",
 			k.name, ending(how, err), time.Since(begun).Round(time.Millisecond), wait)
 		if wait == 0 {
@@ -51,6 +53,17 @@ func (k *keeper) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// because tells why the last worker ended: what the host did to it, or what it
+// died of.
+func (k *keeper) because(how *os.ProcessState, err error) string {
+	why := ending(how, err)
+	if k.did != "" {
+		why = k.did + " (" + why + ")"
+	}
+	k.did = ""
+	return why
 }
 
 var errRemoved = errors.New("this server was removed from its group")
@@ -126,14 +139,17 @@ func (k *keeper) watch(ctx context.Context, w *worker, said <-chan byte, exited 
 			last = now
 			if silence > t.Hung && said != nil {
 				k.host.events.Emit(EventWorkerHung, "%s worker %d sent no heartbeat for %s and is killed", k.name, w.cmd.Process.Pid, silence.Round(time.Second))
+				k.did = "no heartbeat for " + silence.Round(time.Second).String()
 				_ = w.cmd.Process.Kill()
 				silence = 0
 			}
 			if spins.over(now, w.cmd.Process.Pid) {
 				k.host.events.Emit(EventWorkerSpins, "%s worker %d used more than %d %% of a processor for %s and is killed", k.name, w.cmd.Process.Pid, int(spinShare*100), spins.patience)
+				k.did = "it computed without a pause for " + spins.patience.String()
 				_ = w.cmd.Process.Kill()
 			}
 		case <-k.orders:
+			k.did = "a worker asked for it"
 			_ = w.cmd.Process.Signal(syscall.SIGTERM)
 			timer := time.NewTimer(t.Obey)
 			defer timer.Stop()

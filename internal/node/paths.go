@@ -150,6 +150,9 @@ func (a *atlas) ask(ctx context.Context) (p paths, err error) {
 
 // tried tells whether the doors of a component of this server are to be tried.
 func (a *atlas) tried(c org.Component) bool {
+	if a == nil {
+		return false
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.now.States[c] == org.Active && time.Since(a.when) < atlasFor
@@ -157,6 +160,9 @@ func (a *atlas) tried(c org.Component) bool {
 
 // others are the doors of other servers, by <server>/<component>.
 func (a *atlas) others() []string {
+	if a == nil {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if time.Since(a.when) >= atlasFor {
@@ -171,6 +177,9 @@ func (a *atlas) others() []string {
 }
 
 func (a *atlas) at(target string) string {
+	if a == nil {
+		return ""
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.now.Others[target]
