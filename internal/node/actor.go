@@ -77,10 +77,10 @@ func (a actor) restart(ctx context.Context, name string) (string, error) {
 		return "", kind.Errorf(kind.Busy, "restart %s: the server is not serving", name)
 	}
 	var err error
-	switch name {
-	case serviceSMTP:
+	switch {
+	case name == serviceSMTP && a.w.smtp != nil:
 		err = a.w.smtp.restart(ctx)
-	case serviceIMAP:
+	case name == serviceIMAP && a.w.imap != nil:
 		err = a.w.imap.restart(ctx)
 	default:
 		err = kind.Errorf(kind.NotFound, "there is no service %s", name)
@@ -135,8 +135,7 @@ func (a actor) beginCopy(ctx context.Context, d health.Deed) (string, error) {
 // move gives databases of this server, all where none is named, to servers on
 // which the failing component is better.
 func (a actor) move(ctx context.Context, d health.Deed, dbs ...org.DatabaseName) (string, error) {
-	failing := d.Set
-	p, err := a.w.active.Evacuate(ctx, active.Evacuation{Server: a.w.cluster.Name(), Databases: dbs, Why: d.Why, Purpose: active.HealthMove, Failing: failing})
+	p, err := a.w.active.Evacuate(ctx, active.Evacuation{Server: a.w.cluster.Name(), Databases: dbs, Why: d.Why, Purpose: active.HealthMove, Failing: d.Set})
 	if err != nil {
 		return "", err
 	}

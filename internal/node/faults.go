@@ -34,8 +34,7 @@ type faults struct {
 
 func newFaults(dir string) *faults { return &faults{dir: dir, listeners: map[string][]net.Listener{}} }
 
-// listen opens an address for a service and remembers it. A service that has just
-// been stopped may still hold the address for a moment.
+// listen opens an address for a service and remembers it.
 func (f *faults) listen(service string) func(context.Context, string) (net.Listener, error) {
 	return func(ctx context.Context, addr string) (net.Listener, error) {
 		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)

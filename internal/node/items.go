@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -122,7 +123,11 @@ func machineItems() health.Items {
 			if err != nil {
 				return health.Reading{}, err
 			}
-			return percent(float64(x.Total-x.Available), float64(x.Total))
+			used, err := m.RSS() // what others use is not ours to restart for
+			if err != nil {
+				return health.Reading{}, err
+			}
+			return percent(float64(used), float64(min(x.Total, debug.SetMemoryLimit(-1))))
 		},
 		Handles: func(context.Context, string) (health.Reading, error) {
 			open, most, err := m.Handles()

@@ -85,6 +85,10 @@ func (k *keeper) once(ctx context.Context) (*os.ProcessState, error) {
 	defer k.host.workerUp(k.name, 0)
 	k.host.events.Emit(EventWorkerStarted, "%s worker is process %d", k.name, w.cmd.Process.Pid)
 
+	select { // an order that came too late for the last worker
+	case <-k.orders:
+	default:
+	}
 	said := make(chan byte, 16)
 	go w.listen(said)
 	exited := make(chan *os.ProcessState, 1)

@@ -42,14 +42,14 @@ type paths struct {
 func (w *mailWorker) tellDoors() {
 	self, _ := w.cluster.View().Server(w.cluster.Name())
 	l := doorList{At: map[org.Component]string{}}
-	add := func(c org.Component, addrs []net.Addr, proxied []string) {
+	add := func(c org.Component, addrs, proxied []string) {
 		if len(addrs) > 0 && len(proxied) == 0 {
-			l.At[c] = reachable(addrs[0].String(), self.ClusterAddr)
+			l.At[c] = reachable(addrs[0], self.ClusterAddr)
 		}
 	}
-	add(org.SMTPComponent, w.smtp.current().Addrs("receive"), w.cfg.SMTP.Receive.ProxyFrom)
-	add(org.Submission, w.smtp.current().Addrs("submission"), w.cfg.SMTP.Submission.ProxyFrom)
-	add(org.IMAPComponent, w.imap.current().Addrs("starttls"), w.cfg.IMAP.StartTLS.ProxyFrom)
+	add(org.SMTPComponent, w.cfg.SMTP.Receive.Listen, w.cfg.SMTP.Receive.ProxyFrom)
+	add(org.Submission, w.cfg.SMTP.Submission.Listen, w.cfg.SMTP.Submission.ProxyFrom)
+	add(org.IMAPComponent, w.cfg.IMAP.StartTLS.Listen, w.cfg.IMAP.StartTLS.ProxyFrom)
 	w.cluster.Publish(doorsSection, codec.MustMarshal(l))
 }
 

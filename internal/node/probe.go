@@ -21,42 +21,6 @@ import (
 	"github.com/postern-mail/postern/internal/health"
 )
 
-// Pace of the health worker.
-const (
-	probeEvery   = 5 * time.Second
-	probeTimeout = 5 * time.Second
-)
-
-// probe tries one door as a user would; nil is well.
-type probe struct {
-	name string
-	try  func(context.Context) error
-}
-
-// prober runs probes in turn and tells of changes only.
-type prober struct {
-	probes []probe
-	events *event.Log
-	down   map[string]time.Time // since when a door does not answer
-}
-
-// RunHealth is the health worker: it tries the doors of the server until ctx
-// ends. It starts to judge once all doors were open, so that a start is no alarm.
-func RunHealth(ctx context.Context, cfg Config, log *slog.Logger) error {
-	p := &prober{probes: probesOf(cfg), events: event.NewLog(log), down: map[string]time.Time{}}
-	defer forwardFrom(p.events, cfg.Dir)()
-	t := time.NewTicker(probeEvery)
-	defer t.Stop()
-	seen := false
-	for {
-		if seen = seen || readyOnce(cfg); seen {
-			p.turn(ctx, time.Now())
-		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
-		}
 // RunHealth is the health worker: it tries the doors of this server and of the
 // others as a client, judges what all probes saw and asks the mail worker, or the
 // host, for what has to be done, until ctx ends.
@@ -71,12 +35,14 @@ func RunHealth(ctx context.Context, cfg Config, log *slog.Logger, link HostLink)
 	if err != nil {
 		return err
 	}
+	events := event.NewLog(log)
+	defer forwardFrom(events, cfg.Dir)()
 	client := deskClient(cfg.Dir)
 	defer client.CloseIdleConnections()
 	a := &atlas{desk: client}
 	e, err := health.NewEngine(health.Config{Fast: cfg.Timers == "fast"}, health.EngineDeps{Server: name, Dir: cfg.Dir,
 		Items: items(nil, nil, nil, cfg, a), Desk: client, Host: hostActor{link}, Ready: func() bool { return readyOnce(cfg) },
-		Log: log, Events: event.NewLog(log)})
+		Log: log, Events: events})
 	if err != nil {
 		return err
 	}

@@ -220,17 +220,16 @@ func (w *mailWorker) mailDoors(st *stages) (err error) {
 // openAdmin opens the admin door and the one for figures. They open before
 // the doors for mail, so that a server that cannot open those can be asked why.
 func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
-	listener, err := listenAll(ctx, w.cfg.Admin.Listen)
-	if err != nil {
-		return err
-	}
 	if err := w.newDesk(); err != nil {
 		return err
 	}
 	st.run("health", w.desk.Run)
 	st.run("host log", w.logHost)
+	listener, err := listenAll(ctx, w.cfg.Admin.Listen)
+	if err != nil {
+		return err
+	}
 	deps := api.Deps{Commands: w.commands(), Auth: adminLogins{w.directory}, State: adminState{w.cluster}, Log: w.log, Events: w.events,
-		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events)}, Ready: w.readiness}
 		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: w.localPaths(), Ready: w.readiness}
 	if listener != nil {
 		deps.Listener, deps.TLS = listener, w.certs.HTTPS()
@@ -266,7 +265,7 @@ func (w *mailWorker) newDesk() (err error) {
 
 // localPaths are those that only the socket has.
 func (w *mailWorker) localPaths() map[string]http.Handler {
-	all := map[string]http.Handler{"GET /metrics": w.metrics.Handler(), "GET " + pathPaths: http.HandlerFunc(w.servePaths)}
+	all := map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events), "GET " + pathPaths: http.HandlerFunc(w.servePaths)}
 	maps.Copy(all, w.desk.Handlers())
 	if w.cfg.Faults.Enabled {
 		maps.Copy(all, w.faults.handlers())
@@ -284,8 +283,8 @@ func (w *mailWorker) readiness() error {
 
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
-	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active, Notify: w.alerts})
-	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active, Desk: w.desk})
+	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active,
+		Notify: w.alerts, Desk: w.desk})
 }
 
 // Rooms are what brings commands. For listing them all may be nil.
