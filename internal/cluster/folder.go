@@ -180,3 +180,10 @@ func readFolder(dir string) (m material, err error) {
 	}
 	return m, nil
 }
+
+// ServerOf tells the name of the server that a data folder of the group belongs to.
+// It only reads. NotFound where there is none.
+func ServerOf(dir string) (org.ServerName, error) {
+	m, err := readFolder(dir)
+	return m.self.Name, err
+}

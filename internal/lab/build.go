@@ -121,6 +121,9 @@ func configText(p ServerPlan, s Spec) string {
 		fmt.Fprintf(&b, "[smtp.receive]\nlisten = [%q]\n[smtp.submission]\nlisten = [%q]\n[smtp.submissions]\nlisten = [%q]\n", p.Door(portSMTP), p.Door(portSubmission), p.Door(portSubmissions))
 		fmt.Fprintf(&b, "\n[imap]\nmax_connections_per_address = 20000\nmax_sessions_per_account = 20000\n[imap.starttls]\nlisten = [%q]\n[imap.tls]\nlisten = [%q]\n", p.Door(portIMAP), p.Door(portIMAPS))
 	}
+	if s.Fast {
+		fmt.Fprintf(&b, "\n[faults]\nenabled = true\n")
+	}
 	fmt.Fprintf(&b, "\n[admin]\nlisten = [%q]\n\n[metrics]\nlisten = %q\n", p.Door(portHTTPS), p.Door(portMetrics))
 	return b.String()
 }

@@ -109,7 +109,7 @@ func runHost(ctx context.Context, p *place) error {
 	if err := prepare(ctx, cfg); err != nil {
 		return err
 	}
-	return NewHost(HostConfig{Dir: cfg.Dir, Log: log, Timers: HostTimers{Drain: cfg.Drain.Std()},
+	return NewHost(HostConfig{Dir: cfg.Dir, Log: log, Timers: cfg.hostTimers(),
 		Command: func(w string) (string, []string) {
 			args := []string{"serve", "--worker", w, "--dir", p.dir}
 			if p.file != "" {
@@ -181,10 +181,10 @@ func cannotListen(err error) bool {
 func work(ctx context.Context, name string, cfg Config, log *slog.Logger, link *Link) error {
 	switch name {
 	case WorkerMail:
-		return Run(ctx, cfg, log, link.Ready)
+		return Run(ctx, cfg, log, link)
 	case WorkerHealth:
 		link.Ready()
-		return RunHealth(ctx, cfg, log)
+		return RunHealth(ctx, cfg, log, link)
 	}
 	return kind.Errorf(kind.Invalid, "no worker %q", name)
 }

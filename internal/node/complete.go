@@ -98,6 +98,15 @@ func (c *Config) fastTimers() {
 	c.IMAP.DrainTimeout = conf.Duration(time.Second)
 }
 
+// hostTimers are the patience of this server's host.
+func (c Config) hostTimers() HostTimers {
+	t := HostTimers{Drain: c.Drain.Std()}
+	if c.Timers == "fast" {
+		t.Gap, t.Spin = 30*time.Second, 6*time.Second
+	}
+	return t
+}
+
 var notName = regexp.MustCompile(`[^A-Za-z0-9-]+`)
 
 // nameFrom makes a server name of a host name: its first label in capitals,

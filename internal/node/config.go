@@ -45,6 +45,7 @@ type Config struct {
 	Admin     AdminConfig      `toml:"admin" doc:"The admin API."`
 	Metrics   MetricsConfig    `toml:"metrics" doc:"Figures for a monitoring system."`
 	Log       logging.Config   `toml:"log" doc:"The log goes to standard error."`
+	Faults    FaultsConfig     `toml:"faults" doc:"Breaking parts on purpose, in tests."`
 
 	// Dir is the data folder; the command line says it.
 	Dir string `toml:"-"`
@@ -149,7 +150,7 @@ func (c Config) problems(file string, pos settings.Positions) settings.Problems 
 	for _, r := range []struct {
 		section string
 		err     error
-	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"active", c.Active.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
+	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"active", c.Active.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"faults", c.Faults.validate(c.Timers)}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
 		for _, err := range unjoin(r.err) {
 			add(keyIn(r.section, err.Error()), err.Error(), "")
 		}

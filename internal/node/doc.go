@@ -5,7 +5,11 @@
 // workers running: they are children of the same binary, watched by a
 // heartbeat over a pipe. The mail worker (Run) builds the rooms in the order
 // cluster, mailbox, directory, active, doors, admin, and stops them in the
-// reverse order. The health worker (RunHealth) tries the doors as a user would.
+// reverse order. The doors for mail are services: one that ends by itself, or that
+// health wants restarted, is built anew beside the rest. The health worker (RunHealth)
+// tries the doors as a user would and judges what all probes saw (package health);
+// what it decides is done by the mail worker, whose own restart it orders from the
+// host.
 // Config joins the settings of all rooms in one file, postern.toml.
 //
 // Promises:
@@ -20,6 +24,10 @@
 //     before the last worker of the former one is gone (the lock is inherited).
 //  5. A refused configuration tells file, line, key, reason and remedy.
 //  6. Stopping drains: doors first, then conductors, keepers, spine.
+//  7. A worker can have a worker restarted, at most three times an hour and six
+//     times a day: the host has limits of its own. A health worker that computes
+//     without a pause is killed. What the host did stands in host.json and, as soon
+//     as the group agrees, in the recovery log.
 //
 // It fails by leaving with an error: systemd, or whoever started it, starts it
 // again. A worker that reports a mistake in the configuration (ExitConfig) before it was

@@ -18,6 +18,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/directory"
+	"github.com/postern-mail/postern/internal/health"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/notify"
 	"github.com/postern-mail/postern/internal/transport"
@@ -103,6 +104,10 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 		return err
 	}
 	notify.New(notify.Config{}, notify.Deps{Rows: groupRows{c}, Mesh: groupMesh{c}, Secrets: c, Log: log, Events: events, Metrics: r})
+	if _, err := health.NewDesk(health.Config{}, health.DeskDeps{Server: "MBX1", Dir: dir, Items: items(c, k, m, DefaultConfig(), nil), Rows: rows{c}, Mesh: mesh{c}, Spares: spares{c},
+		Log: log, Events: events, Metrics: r}); err != nil {
+		return err
+	}
 	_, err = api.New(api.Config{Server: "MBX1"}, api.Deps{Log: log, Events: events, Metrics: r})
 	return err
 }

@@ -18,8 +18,13 @@ var (
 		"Look for a stalled disk or a machine short of memory.")
 	EventDrainTimeout = event.Define(1006, "drain_timeout", slog.LevelWarn, "A worker did not finish in the drain time and was killed.",
 		"Nothing confirmed is lost; clients were cut off.")
-	EventServerReady = event.Define(1010, "server_ready", slog.LevelInfo, "All doors of this server are open.", "")
-	EventDoorDown    = event.Define(1011, "door_down", slog.LevelError, "A door of this server does not answer as a user expects.",
-		"Look at the server's log; the next probes tell whether it came back.")
-	EventDoorUp = event.Define(1012, "door_up", slog.LevelInfo, "A door of this server answers again.", "", 1011)
+	EventServerReady  = event.Define(1010, "server_ready", slog.LevelInfo, "All doors of this server are open.", "")
+	EventServiceEnded = event.Define(1013, "service_ended", slog.LevelError, "A door of this server ended by itself; it is built anew.",
+		"Look in the log just before this event for the reason.")
+	EventServiceRestarted = event.Define(1014, "service_restarted", slog.LevelWarn, "A door of this server was built anew, often by a recovery action.",
+		"`postern health recovery log` tells why.")
+	EventWorkerOrder = event.Define(1007, "worker_ordered", slog.LevelWarn, "A worker asked for the restart of a worker; the host obeys within its own limits.",
+		"`postern health recovery log` tells why.")
+	EventWorkerSpins = event.Define(1008, "worker_spins", slog.LevelError, "The health worker used a processor for itself for too long and is started again.",
+		"Report it if it happens again.")
 )

@@ -14,6 +14,10 @@ import (
 const (
 	sayBeat  = 'b'
 	sayReady = 'r'
+	// Restart a worker, the other one or itself. The host obeys within its own
+	// limits.
+	sayMail   = 'm'
+	sayHealth = 'h'
 )
 
 // File descriptors a worker inherits from its host, after the standard three.
@@ -91,6 +95,15 @@ func (l *Link) Run(ctx context.Context) error {
 
 // Ready tells the host that the worker does its work now.
 func (l *Link) Ready() { _ = l.say(sayReady) }
+
+// Order asks the host to restart a worker, WorkerMail or WorkerHealth. The host
+// judges by limits of its own and does not answer.
+func (l *Link) Order(worker string) error {
+	if worker == WorkerHealth {
+		return l.say(sayHealth)
+	}
+	return l.say(sayMail)
+}
 
 // say writes one byte. A full pipe (a host that was stopped for long) must
 // not stop the worker, so the byte is dropped after a moment.

@@ -47,12 +47,16 @@ type HostTimers struct {
 	Most    time.Duration // and at most this
 	Forgive time.Duration // a worker that lived this long is restarted at once again
 	Drain   time.Duration // to finish after a stop was asked for
+	Obey    time.Duration // to finish after a restart was ordered
+	Spin    time.Duration // of a busy health worker, until it is killed
+	Gap     time.Duration // between two restarts that workers order
 }
 
 // DefaultHostTimers are those of a server in production.
 func DefaultHostTimers() HostTimers {
 	return HostTimers{Beat: 500 * time.Millisecond, Hung: 10 * time.Second, First: time.Second,
-		Most: 30 * time.Second, Forgive: 10 * time.Second, Drain: 30 * time.Second}
+		Most: 30 * time.Second, Forgive: 10 * time.Second, Drain: 30 * time.Second,
+		Obey: 5 * time.Second, Spin: time.Minute, Gap: 10 * time.Minute}
 }
 
 // HostState is what a host tells about itself in DIR/host.json.
@@ -61,6 +65,29 @@ type HostState struct {
 	Started time.Time      `json:"started"`
 	Ready   bool           `json:"ready"`   // the mail worker does its work
 	Workers map[string]int `json:"workers"` // worker to process id, only those that run
+	// Orders are the restarts that workers ordered in the last day, and were obeyed.
+	Orders []HostOrder `json:"orders,omitempty"`
+	// Ends are the last ends of workers that nobody had asked for, at most
+	// maxEnds.
+	Ends []WorkerEnd `json:"ends,omitempty"`
+}
+
+// maxEnds bounds the ends of workers that host.json keeps.
+const maxEnds = 20
+
+// WorkerEnd is the end of a worker that the host did not ask for.
+type WorkerEnd struct {
+	At     time.Time `json:"at"`
+	Worker string    `json:"worker"`
+	How    string    `json:"how"`
+	Lived  string    `json:"lived"`
+}
+
+// HostOrder is a restart that a worker ordered.
+type HostOrder struct {
+	At     time.Time `json:"at"`
+	Worker string    `json:"worker"` // to be started anew
+	By     string    `json:"by"`
 }
 
 // HostStatePath is where the host of a data folder keeps its state.
@@ -86,8 +113,9 @@ type Host struct {
 	events *event.Log
 	notify notifier
 
-	mu    sync.Mutex // guards state and its file
-	state HostState
+	mu      sync.Mutex // guards those below and the file of state
+	state   HostState
+	keepers map[string]*keeper
 }
 
 // NewHost returns a host that starts nothing yet.
@@ -97,7 +125,8 @@ func NewHost(cfg HostConfig) *Host {
 	for _, v := range []struct {
 		p *time.Duration
 		d time.Duration
-	}{{&t.Beat, d.Beat}, {&t.Hung, d.Hung}, {&t.First, d.First}, {&t.Most, d.Most}, {&t.Forgive, d.Forgive}, {&t.Drain, d.Drain}} {
+	}{{&t.Beat, d.Beat}, {&t.Hung, d.Hung}, {&t.First, d.First}, {&t.Most, d.Most}, {&t.Forgive, d.Forgive}, {&t.Drain, d.Drain},
+		{&t.Obey, d.Obey}, {&t.Spin, d.Spin}, {&t.Gap, d.Gap}} {
 		if *v.p == 0 {
 			*v.p = v.d
 		}
@@ -108,7 +137,7 @@ func NewHost(cfg HostConfig) *Host {
 	if cfg.Getenv == nil {
 		cfg.Getenv = os.Getenv
 	}
-	return &Host{cfg: cfg, log: cfg.Log, events: event.NewLog(cfg.Log), notify: newNotifier(cfg.Getenv, os.Getpid())}
+	return &Host{cfg: cfg, log: cfg.Log, events: event.NewLog(cfg.Log), keepers: map[string]*keeper{}, notify: newNotifier(cfg.Getenv, os.Getpid())}
 }
 
 // Run serves until ctx ends, then drains. It returns nil after an orderly
@@ -140,7 +169,11 @@ func (h *Host) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, name := range []string{WorkerHealth, WorkerMail} {
 		k := &keeper{host: h, name: name, spawner: sp, lock: lock,
-			pause: backoff{first: h.cfg.Timers.First, most: h.cfg.Timers.Most, forgive: h.cfg.Timers.Forgive}}
+			pause:  backoff{first: h.cfg.Timers.First, most: h.cfg.Timers.Most, forgive: h.cfg.Timers.Forgive},
+			orders: make(chan struct{}, 1)}
+		h.mu.Lock()
+		h.keepers[name] = k
+		h.mu.Unlock()
 		wg.Go(func() {
 			if err := k.run(ctx); err != nil {
 				cancel(err)
@@ -189,6 +222,15 @@ func (h *Host) workerUp(name string, pid int) {
 	} else {
 		h.state.Workers[name] = pid
 	}
+	h.writeState()
+}
+
+// workerEnded keeps the end of a worker for the recovery log.
+func (h *Host) workerEnded(e WorkerEnd) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.state.Ends = append(h.state.Ends, e)
+	h.state.Ends = h.state.Ends[max(0, len(h.state.Ends)-maxEnds):]
 	h.writeState()
 }
 

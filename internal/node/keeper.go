@@ -18,7 +18,9 @@ type keeper struct {
 	spawner *spawner
 	lock    *os.File
 	pause   backoff
-	ready   bool // was ready at least once
+	ready   bool          // was ready at least once
+	orders  chan struct{} // to start the worker anew
+	did     string        // what the host did to the worker that runs, and why
 }
 
 // run starts the worker again and again until ctx ends, then stops it. It
@@ -37,6 +39,7 @@ func (k *keeper) run(ctx context.Context) error {
 			return fmt.Errorf("%w (hint: to use this machine again, empty its data folder and join anew)", errRemoved)
 		}
 		wait := k.pause.after(time.Since(begun))
+		k.host.workerEnded(WorkerEnd{At: time.Now().UTC(), Worker: k.name, How: k.because(how, err), Lived: time.Since(begun).Round(time.Millisecond).String()})
 		k.host.events.Emit(EventWorkerDied, "%s worker ended (%s) after %s, next start in %s",
 			k.name, ending(how, err), time.Since(begun).Round(time.Millisecond), wait)
 		if wait == 0 {
@@ -50,6 +53,17 @@ func (k *keeper) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// because tells why the last worker ended: what the host did to it, or what it
+// died of.
+func (k *keeper) because(how *os.ProcessState, err error) string {
+	why := ending(how, err)
+	if k.did != "" {
+		why = k.did + " (" + why + ")"
+	}
+	k.did = ""
+	return why
 }
 
 var errRemoved = errors.New("this server was removed from its group")
@@ -71,6 +85,10 @@ func (k *keeper) once(ctx context.Context) (*os.ProcessState, error) {
 	defer k.host.workerUp(k.name, 0)
 	k.host.events.Emit(EventWorkerStarted, "%s worker is process %d", k.name, w.cmd.Process.Pid)
 
+	select { // an order that came too late for the last worker
+	case <-k.orders:
+	default:
+	}
 	said := make(chan byte, 16)
 	go w.listen(said)
 	exited := make(chan *os.ProcessState, 1)
@@ -95,6 +113,10 @@ func (k *keeper) watch(ctx context.Context, w *worker, said <-chan byte, exited 
 	stop := ctx.Done()
 	var drain <-chan time.Time
 	silence, last := time.Duration(0), time.Now()
+	spins := spinner{patience: t.Spin}
+	if k.name != WorkerHealth {
+		spins.patience = 0
+	}
 	for {
 		select {
 		case how := <-exited:
@@ -105,9 +127,14 @@ func (k *keeper) watch(ctx context.Context, w *worker, said <-chan byte, exited 
 				continue
 			}
 			silence = 0
-			if b == sayReady {
+			switch b {
+			case sayReady:
 				k.ready = true
 				k.host.workerReady(k.name)
+			case sayMail:
+				k.host.order(k.name, WorkerMail)
+			case sayHealth:
+				k.host.order(k.name, WorkerHealth)
 			}
 		case now := <-tick.C:
 			// A turn counts for at most two beats: if the host itself was stopped
@@ -116,9 +143,21 @@ func (k *keeper) watch(ctx context.Context, w *worker, said <-chan byte, exited 
 			last = now
 			if silence > t.Hung && said != nil {
 				k.host.events.Emit(EventWorkerHung, "%s worker %d sent no heartbeat for %s and is killed", k.name, w.cmd.Process.Pid, silence.Round(time.Second))
+				k.did = "no heartbeat for " + silence.Round(time.Second).String()
 				_ = w.cmd.Process.Kill()
 				silence = 0
 			}
+			if spins.over(now, w.cmd.Process.Pid) {
+				k.host.events.Emit(EventWorkerSpins, "%s worker %d used more than %d %% of a processor for %s and is killed", k.name, w.cmd.Process.Pid, int(spinShare*100), spins.patience)
+				k.did = "it computed without a pause for " + spins.patience.String()
+				_ = w.cmd.Process.Kill()
+			}
+		case <-k.orders:
+			k.did = "a worker asked for it"
+			_ = w.cmd.Process.Signal(syscall.SIGTERM)
+			timer := time.NewTimer(t.Obey)
+			defer timer.Stop()
+			drain = timer.C
 		case <-stop:
 			stop = nil
 			_ = w.cmd.Process.Signal(syscall.SIGTERM)
@@ -146,14 +185,14 @@ func (w *worker) close() {
 }
 
 // listen passes on what the worker says until its end of the pipe closes. A
-// reader that is behind loses beats, not the news of readiness.
+// reader that is behind loses beats, nothing else.
 func (w *worker) listen(said chan<- byte) {
 	defer close(said)
 	buf := make([]byte, 64)
 	for {
 		n, err := w.beats.Read(buf)
 		for _, b := range buf[:n] {
-			if b == sayReady {
+			if b != sayBeat {
 				said <- b
 				continue
 			}

@@ -8,103 +8,78 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
+	"runtime"
+	"runtime/debug"
 	"strings"
-	"time"
+	"sync"
 
-	"github.com/postern-mail/postern/internal/admin/sock"
+	"golang.org/x/sys/unix"
+
 	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/health"
 )
 
-// Pace of the health worker.
-const (
-	probeEvery   = 5 * time.Second
-	probeTimeout = 5 * time.Second
-)
-
-// probe tries one door as a user would; nil is well.
-type probe struct {
-	name string
-	try  func(context.Context) error
-}
-
-// prober runs probes in turn and tells of changes only.
-type prober struct {
-	probes []probe
-	events *event.Log
-	down   map[string]time.Time // since when a door does not answer
-}
-
-// RunHealth is the health worker: it tries the doors of the server until ctx
-// ends. It starts to judge once all doors were open, so that a start is no alarm.
-func RunHealth(ctx context.Context, cfg Config, log *slog.Logger) error {
-	p := &prober{probes: probesOf(cfg), events: event.NewLog(log), down: map[string]time.Time{}}
-	defer forwardFrom(p.events, cfg.Dir)()
-	t := time.NewTicker(probeEvery)
-	defer t.Stop()
-	seen := false
-	for {
-		if seen = seen || readyOnce(cfg); seen {
-			p.turn(ctx, time.Now())
-		}
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return nil
-		}
+// RunHealth is the health worker: it tries the doors of this server and of the
+// others as a client, judges what all probes saw and asks the mail worker, or the
+// host, for what has to be done, until ctx ends.
+func RunHealth(ctx context.Context, cfg Config, log *slog.Logger, link HostLink) error {
+	// It may never cost what it is there to protect.
+	runtime.GOMAXPROCS(1)
+	debug.SetMemoryLimit(healthMemory)
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, healthNice); err != nil {
+		log.Debug("priority of the health worker", "error", err)
 	}
+	name, err := cluster.ServerOf(cfg.clusterDir())
+	if err != nil {
+		return err
+	}
+	events := event.NewLog(log)
+	defer forwardFrom(events, cfg.Dir)()
+	client := deskClient(cfg.Dir)
+	defer client.CloseIdleConnections()
+	a := &atlas{desk: client}
+	e, err := health.NewEngine(health.Config{Fast: cfg.Timers == "fast"}, health.EngineDeps{Server: name, Dir: cfg.Dir,
+		Items: items(nil, nil, nil, cfg, a), Desk: client, Host: hostActor{link}, Ready: func() bool { return readyOnce(cfg) },
+		Log: log, Events: events})
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { a.follow(ctx) })
+	if cfg.Faults.Enabled {
+		wg.Go(func() { spinWhenTold(ctx, cfg.Dir) })
+	}
+	return e.Run(ctx)
+}
+
+// Limits of the health worker.
+const (
+	healthMemory = 256 << 20 // bytes, a soft limit
+	healthNice   = 5
+)
+
+// hostActor does what is possible without the mail worker.
+type hostActor struct{ link HostLink }
+
+// Act implements health.Actor.
+func (h hostActor) Act(_ context.Context, d health.Deed) (string, error) {
+	if d.Action != health.RestartWorker {
+		return "", kind.Errorf(kind.Invalid, "%s is not possible while the mail worker does not answer", d.Action)
+	}
+	if err := h.link.Order(d.Target); err != nil {
+		return "", err
+	}
+	return "the host was asked to restart the " + d.Target + " worker", nil
 }
 
 func readyOnce(cfg Config) bool {
 	s, err := ReadHostState(cfg.Dir)
 	return err == nil && s.Ready
-}
-
-// turn tries every door once and emits what changed.
-func (p *prober) turn(ctx context.Context, now time.Time) {
-	for _, x := range p.probes {
-		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-		err := x.try(ctx)
-		stopped := ctx.Err() != nil && context.Cause(ctx) == context.Canceled
-		cancel()
-		if stopped {
-			return // told to stop in the middle of a probe: that says nothing
-		}
-		since, was := p.down[x.name]
-		switch {
-		case err != nil && !was:
-			p.down[x.name] = now
-			p.events.Emit(EventDoorDown, "%s does not answer: %v", x.name, err)
-		case err == nil && was:
-			delete(p.down, x.name)
-			p.events.Emit(EventDoorUp, "%s answers again after %s", x.name, now.Sub(since).Round(time.Second))
-		}
-	}
-}
-
-// probesOf lists the doors of a configuration.
-func probesOf(c Config) []probe {
-	var out []probe
-	add := func(name string, addrs []string, try func(context.Context, string) error) {
-		for _, a := range addrs {
-			at := dialable(a)
-			out = append(out, probe{name + " at " + a, func(ctx context.Context) error { return try(ctx, at) }})
-		}
-	}
-	// A door behind a load balancer wants the PROXY protocol and is left to it.
-	if len(c.SMTP.Receive.ProxyFrom) == 0 {
-		add("SMTP", c.SMTP.Receive.Listen, greeting(plain(), "220 ", "QUIT\r\n"))
-	}
-	if len(c.SMTP.Submission.ProxyFrom) == 0 {
-		add("submission", c.SMTP.Submission.Listen, greeting(plain(), "220 ", "QUIT\r\n"))
-	}
-	if len(c.IMAP.StartTLS.ProxyFrom) == 0 {
-		add("IMAP", c.IMAP.StartTLS.Listen, greeting(plain(), "* OK", "x LOGOUT\r\n"))
-	}
-	if len(c.IMAP.TLS.ProxyFrom) == 0 {
-		add("IMAP over TLS", c.IMAP.TLS.Listen, greeting(overTLS(), "* OK", "x LOGOUT\r\n"))
-	}
-	return append(out, probe{"admin socket", func(ctx context.Context) error { return healthz(ctx, sock.Path(c.Dir)) }})
 }
 
 // dialable is where a listener can be reached from this machine.
@@ -153,24 +128,4 @@ func greeting(dial dialer, want, bye string) func(context.Context, string) error
 		_, err = io.WriteString(c, bye)
 		return err
 	}
-}
-
-// healthz asks the admin socket.
-func healthz(ctx context.Context, path string) error {
-	tr := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return sock.Dial(ctx, path)
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://postern/healthz", nil)
-	if err != nil {
-		return err
-	}
-	res, err := (&http.Client{Transport: tr}).Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("answers %s", res.Status)
-	}
-	return nil
 }

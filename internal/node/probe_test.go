@@ -3,32 +3,12 @@ package node
 import (
 	"bufio"
 	"context"
-	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/postern-mail/postern/internal/base/event"
 )
-
-func TestProberTellsChangesOnly(t *testing.T) {
-	log := &buffer{}
-	var state error
-	p := &prober{events: event.NewLog(slog.New(slog.NewTextHandler(log, nil))), down: map[string]time.Time{},
-		probes: []probe{{"SMTP at :25", func(context.Context) error { return state }}}}
-	now := time.Now()
-	for i, err := range []error{nil, errors.New("refused"), errors.New("refused"), nil, nil} {
-		state = err
-		p.turn(t.Context(), now.Add(time.Duration(i)*time.Minute))
-	}
-	text := log.String()
-	if strings.Count(text, "door_down") != 1 || strings.Count(text, "door_up") != 1 || !strings.Contains(text, "answers again after 2m0s") {
-		t.Error(text)
-	}
-}
 
 func TestGreeting(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-mail/postern/internal/access/certs"
 	"github.com/postern-mail/postern/internal/access/imapd"
@@ -25,6 +28,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/directory"
+	"github.com/postern-mail/postern/internal/health"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/node/component"
 	"github.com/postern-mail/postern/internal/notify"
@@ -48,25 +52,28 @@ type mailWorker struct {
 	mover      *transport.Mover // nil at a witness
 	active     *active.Manager
 	certs      *certs.Source
-	smtp       *smtpd.Server
-	imap       *imapd.Server
+	smtp       *service[*smtpd.Server] // nil at a witness
+	imap       *service[*imapd.Server] // likewise
+	desk       *health.Desk
+	faults     *faults
+	link       HostLink
 	admin      *api.Server
 	figures    *metrics.Server
 
 	serving atomic.Bool // all doors are open
 }
 
-// Run builds the rooms and serves until ctx ends; then it drains. ready is
-// called when all doors are open. The data folder has to be a member of a group
+// Run builds the rooms and serves until ctx ends; then it drains. The host is told
+// when all doors are open. The data folder has to be a member of a group
 // (Init, Join).
-func Run(ctx context.Context, cfg Config, log *slog.Logger, ready func()) error {
-	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log)}
+func Run(ctx context.Context, cfg Config, log *slog.Logger, link HostLink) error {
+	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log), link: link, faults: newFaults(cfg.Dir)}
 	stages := newStages(log)
 	err := w.start(ctx, stages)
 	if err == nil {
 		w.serving.Store(true)
 		w.events.Emit(EventServerReady, "%s is open for mail", w.cluster.Name())
-		ready()
+		link.Ready()
 		err = stages.wait(ctx)
 	}
 	w.serving.Store(false)
@@ -120,7 +127,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
 	st.run("directory", w.directory.Run)
-	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.cfg.Timers == "fast", Log: w.log, Events: w.events}
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Log: w.log, Events: w.events}
 	if w.mover != nil {
 		st.run("transport", w.mover.Run)
 		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
@@ -163,14 +170,6 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 	if self, ok := w.cluster.View().Server(w.cluster.Name()); ok && self.Witness {
 		return nil // a witness votes and has no mail
 	}
-	if w.smtp, err = smtpd.New(w.cfg.SMTP, smtpd.Deps{Directory: w.directory, Queue: w.mover, Guard: w.mover, TLS: w.certs.TLS(),
-		Component: w.components.State, Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
-		return err
-	}
-	if w.imap, err = imapd.New(w.cfg.IMAP, imapd.Deps{Directory: w.directory, Store: w.mailbox.Client(), TLS: w.certs.TLS(),
-		Component: w.components.State, Log: w.log, Events: w.events, Metrics: w.metrics}); err != nil {
-		return err
-	}
 	select {
 	case <-w.mover.Ready():
 	case <-st.broken:
@@ -178,13 +177,10 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for _, c := range []org.Component{org.SMTPComponent, org.Submission} {
-		w.components.Obeys(c, func() (org.ComponentState, int) { return w.smtp.Now(c) })
+	if err := w.mailDoors(st); err != nil {
+		return err
 	}
-	w.components.Obeys(org.IMAPComponent, w.imap.Now)
-	st.run("smtp", w.smtp.Run)
-	st.run("imap", w.imap.Run)
-	for _, open := range []<-chan struct{}{w.smtp.Ready(), w.imap.Ready()} {
+	for _, open := range []<-chan struct{}{w.smtp.current().Ready(), w.imap.current().Ready()} {
 		select {
 		case <-open:
 		case <-st.broken:
@@ -193,18 +189,49 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 			return ctx.Err()
 		}
 	}
+	w.tellDoors()
+	return nil
+}
+
+// mailDoors begins the doors for mail, as services that can be built anew.
+func (w *mailWorker) mailDoors(st *stages) (err error) {
+	w.smtp, err = newService(serviceSMTP, w.metrics, w.events, func(r prometheus.Registerer) (*smtpd.Server, error) {
+		return smtpd.New(w.cfg.SMTP, smtpd.Deps{Directory: w.directory, Queue: w.mover, Guard: w.mover, TLS: w.certs.TLS(), Component: w.components.State,
+			Listen: w.faults.listen(serviceSMTP), Log: w.log, Events: w.events, Metrics: r})
+	})
+	if err != nil {
+		return err
+	}
+	w.imap, err = newService(serviceIMAP, w.metrics, w.events, func(r prometheus.Registerer) (*imapd.Server, error) {
+		return imapd.New(w.cfg.IMAP, imapd.Deps{Directory: w.directory, Store: w.mailbox.Client(), TLS: w.certs.TLS(), Component: w.components.State,
+			Listen: w.faults.listen(serviceIMAP), Log: w.log, Events: w.events, Metrics: r})
+	})
+	if err != nil {
+		return err
+	}
+	for _, c := range []org.Component{org.SMTPComponent, org.Submission} {
+		w.components.Obeys(c, func() (org.ComponentState, int) { return w.smtp.current().Now(c) })
+	}
+	w.components.Obeys(org.IMAPComponent, func() (org.ComponentState, int) { return w.imap.current().Now() })
+	st.run(serviceSMTP, w.smtp.Run)
+	st.run(serviceIMAP, w.imap.Run)
 	return nil
 }
 
 // openAdmin opens the admin door and the one for figures. They open before
 // the doors for mail, so that a server that cannot open those can be asked why.
 func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
+	if err := w.newDesk(); err != nil {
+		return err
+	}
+	st.run("health", w.desk.Run)
+	st.run("host log", w.logHost)
 	listener, err := listenAll(ctx, w.cfg.Admin.Listen)
 	if err != nil {
 		return err
 	}
 	deps := api.Deps{Commands: w.commands(), Auth: adminLogins{w.directory}, State: adminState{w.cluster}, Log: w.log, Events: w.events,
-		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events)}, Ready: w.readiness}
+		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: w.localPaths(), Ready: w.readiness}
 	if listener != nil {
 		deps.Listener, deps.TLS = listener, w.certs.HTTPS()
 	}
@@ -226,6 +253,27 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 	return nil
 }
 
+// newDesk makes the part of health that stands in this process.
+func (w *mailWorker) newDesk() (err error) {
+	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(w.cluster, w.mailbox, w.mover, w.cfg, nil),
+		Rows: rows{w.cluster}, Mesh: mesh{w.cluster}, Actor: actor{w}, Spares: spares{w.cluster}, Figures: loadFigures(), Log: w.log, Events: w.events, Metrics: w.metrics}
+	if w.mover != nil {
+		deps.Clock = w.mover.Clock()
+	}
+	w.desk, err = health.NewDesk(health.Config{Fast: w.fast()}, deps)
+	return err
+}
+
+// localPaths are those that only the socket has.
+func (w *mailWorker) localPaths() map[string]http.Handler {
+	all := map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events), "GET " + pathPaths: http.HandlerFunc(w.servePaths)}
+	maps.Copy(all, w.desk.Handlers())
+	if w.cfg.Faults.Enabled {
+		maps.Copy(all, w.faults.handlers())
+	}
+	return all
+}
+
 // readiness says why the server should not get clients.
 func (w *mailWorker) readiness() error {
 	if !w.serving.Load() {
@@ -236,7 +284,8 @@ func (w *mailWorker) readiness() error {
 
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
-	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active, Notify: w.alerts})
+	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active,
+		Notify: w.alerts, Desk: w.desk})
 }
 
 // Rooms are what brings commands. For listing them all may be nil.
@@ -248,6 +297,7 @@ type Rooms struct {
 	Transport  *transport.Mover
 	Active     *active.Manager
 	Notify     *notify.Notifier
+	Desk       *health.Desk
 }
 
 // Commands joins the rooms' entries of the command table.
@@ -260,6 +310,7 @@ func Commands(r Rooms) []command.Command {
 		transport.Commands(r.Transport),
 		active.Commands(r.Active),
 		notify.Commands(r.Notify),
+		health.Commands(r.Desk),
 	)
 }
 

@@ -1,0 +1,171 @@
+package mailbox
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/health"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Health are the room's health items. k may be nil for listing them.
+func Health(k *Keeper) health.Items {
+	return health.Join(copyHealth(k), volumeHealth(k))
+}
+
+func copyHealth(k *Keeper) health.Items {
+	look := func(f func(org.CopyStatus) (health.Reading, error)) health.Look {
+		return func(_ context.Context, db string) (health.Reading, error) {
+			all := k.Statuses()
+			i := slices.IndexFunc(all, func(s org.CopyStatus) bool { return s.Database == org.DatabaseName(db) })
+			if i < 0 {
+				return health.Reading{}, nil // removed meanwhile
+			}
+			return f(all[i])
+		}
+	}
+	x := health.CopyItems(health.Copies{
+		All: func() []string {
+			var out []string
+			if k != nil {
+				for _, s := range k.Statuses() {
+					out = append(out, string(s.Database))
+				}
+			}
+			return out
+		},
+		State: look(func(s org.CopyStatus) (health.Reading, error) {
+			r := health.Reading{Text: string(s.State)}
+			// A person or AutoReseed looks after one that is suspended.
+			if s.State == org.CopyFailed {
+				return r, kind.Errorf(kind.Internal, "%s: %s", s.State, s.Reason)
+			}
+			return r, nil
+		}),
+		CopyQueue: look(func(s org.CopyStatus) (health.Reading, error) {
+			return health.Reading{Value: float64(s.CopyQueueLength()), Text: string(s.State)}, nil
+		}),
+		ReplayQueue: look(func(s org.CopyStatus) (health.Reading, error) {
+			return health.Reading{Value: float64(s.ReplayQueueLength()), Text: string(s.State)}, nil
+		}),
+		Single: func(context.Context, string) (health.Reading, error) {
+			var alone []string
+			if k != nil {
+				alone = k.singleCopies()
+			}
+			if len(alone) > 0 {
+				return health.Reading{Value: float64(len(alone))}, kind.Errorf(kind.Conflict, "one copy in sync only: %s", strings.Join(alone, " "))
+			}
+			return health.Reading{}, nil
+		},
+	})
+	// The index has no state of its own yet.
+	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return p.Set == "Search" })
+	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return m.Set == "Search" })
+	x.Sets = slices.DeleteFunc(x.Sets, func(s health.Set) bool { return s.Name == "Search" })
+	return x
+}
+
+// singleCopies are the databases active here whose mount row knows one copy in
+// sync only, though they have several.
+func (k *Keeper) singleCopies() []string {
+	v := k.group.View()
+	var out []string
+	for _, mt := range v.Mounts() {
+		def, ok := v.Database(mt.Database)
+		if ok && mt.Active == k.me && len(def.Copies) > 1 && len(mt.InSync) < 2 {
+			out = append(out, string(mt.Database))
+		}
+	}
+	return out
+}
+
+func volumeHealth(k *Keeper) health.Items {
+	look := func(f func(VolumeStatus) (health.Reading, error)) health.Look {
+		return func(_ context.Context, name string) (health.Reading, error) {
+			all := k.Volumes()
+			i := slices.IndexFunc(all, func(s VolumeStatus) bool { return s.Volume == org.VolumeName(name) })
+			if i < 0 || !all[i].Looked {
+				return health.Reading{}, nil
+			}
+			return f(all[i])
+		}
+	}
+	x := health.VolumeItems(health.Volumes{
+		All: func() []string {
+			var out []string
+			if k != nil {
+				for _, s := range k.Volumes() {
+					out = append(out, string(s.Volume))
+				}
+			}
+			return out
+		},
+		Usable: look(func(s VolumeStatus) (health.Reading, error) {
+			if s.Cause != "" {
+				return health.Reading{}, kind.Errorf(kind.Internal, "%s: %s", s.Cause, s.Why)
+			}
+			return health.Reading{}, nil
+		}),
+		Latency: look(func(s VolumeStatus) (health.Reading, error) {
+			return health.Reading{Value: s.Latency.Seconds()}, nil
+		}),
+		Space: look(func(s VolumeStatus) (health.Reading, error) {
+			r := health.Reading{Value: 100 * float64(s.Free) / float64(max(s.Size, 1))}
+			if limit := min(lowSpace, s.Size/10); s.Free < limit {
+				return r, kind.Errorf(kind.Full, "%d MiB are free, less than %d MiB", s.Free>>20, limit>>20)
+			}
+			return r, nil
+		}),
+	})
+	drop := func(name string) bool { return name == "Relative" || name == "Outstanding" }
+	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return drop(p.Name) })
+	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return drop(m.Probe) })
+	return x
+}
+
+// lowSpace is how many free bytes a volume should have, at most.
+const lowSpace = 180 << 30
+
+// Suspend suspends the passive copy of a database on this server in the name of a
+// part of the system. Errors: NotFound, Conflict for the active copy.
+func (k *Keeper) Suspend(ctx context.Context, db org.DatabaseName, by, why string) error {
+	at := copyArg{Database: db, Server: k.me}
+	if err := k.passive(at, "suspended"); err != nil {
+		return err
+	}
+	return k.editCopy(ctx, at, func(c *org.Copy) error {
+		if c.Suspended {
+			return kind.Errorf(kind.Conflict, "the copy of %s is suspended already", db)
+		}
+		c.Suspended, c.SuspendedBy, c.SuspendComment = true, by, why
+		return nil
+	})
+}
+
+// ResumeFrom ends what Suspend of the same part of the system began, when the copy
+// has left its role.
+func (k *Keeper) ResumeFrom(ctx context.Context, db org.DatabaseName, by string) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for at := true; at; {
+		at = slices.ContainsFunc(k.Statuses(), func(s org.CopyStatus) bool {
+			return s.Database == db && s.State != org.CopySuspended && s.State != org.CopyFailedAndSuspended
+		})
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			at = false // it is resumed in any case
+		}
+	}
+	return k.editCopy(context.WithoutCancel(ctx), copyArg{Database: db, Server: k.me}, func(c *org.Copy) error {
+		if c.SuspendedBy != by {
+			return kind.Errorf(kind.Conflict, "somebody else has suspended the copy of %s meanwhile", db)
+		}
+		c.Suspended, c.SuspendedBy, c.SuspendComment = false, "", ""
+		return nil
+	})
+}

@@ -1,0 +1,308 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/internal/lab"
+	"github.com/postern-mail/postern/test/load"
+)
+
+// TestHealth breaks parts of a server from inside and from outside. Each ends by
+// itself, clients' pauses are printed, and what was done is in the recovery log.
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	g := startLab(t, 16000, "--users", "3")
+	c := g.load()
+	c.goesOn(20 * time.Second)
+	g.healthy(2 * time.Minute)
+	victim := g.database("DB01").Active
+
+	other := g.others(victim)[0]
+
+	t.Run("dry run", func(t *testing.T) { c.dryRun(t, other) })
+	t.Run("mail worker killed", func(t *testing.T) { c.mailWorker(t, other, syscall.SIGKILL, 15*time.Second) })
+	c.inSync(time.Minute)
+	t.Run("IMAP listener", func(t *testing.T) { c.brokenListener(t, victim) })
+	c.inSync(time.Minute)
+	t.Run("mail worker stopped", func(t *testing.T) { c.mailWorker(t, victim, syscall.SIGSTOP, 30*time.Second) })
+	c.inSync(time.Minute)
+	t.Run("health worker killed", func(t *testing.T) {
+		c.healthWorker(t, victim, 15*time.Second, "signal: killed", func(s lab.Server) error { return syscall.Kill(s.WorkerPIDs.Health, syscall.SIGKILL) })
+	})
+	t.Run("health worker spins", func(t *testing.T) {
+		c.healthWorker(t, victim, time.Minute, "computed without a pause", func(s lab.Server) error { return g.fault(s, "health-spin") })
+	})
+	c.goesOn(20 * time.Second)
+	c.nothingLost()
+	g.inSync(time.Minute)
+	g.identical()
+}
+
+// brokenListener closes the IMAP listeners behind the server's back: probes find it
+// and the service is built anew; sessions that are there are told BYE.
+func (c *crowd) brokenListener(t *testing.T, victim string) {
+	s := c.server(victim)
+	m := c.measure(s.IMAP, "* OK")
+	begun := time.Now()
+	must(t, c.fault(s, "imap-listener"))
+	c.recovered(t, victim, begun, "RestartService", "imap", 40*time.Second)
+	eventually(t, 20*time.Second, "the door answers", func() error { return greets(s.IMAP, "* OK") })
+	m.report(t, "IMAP at "+victim)
+	c.pauses(t, begun, victim)
+}
+
+// mailWorker sends a signal to the mail worker: the host starts it again, its
+// databases are active elsewhere meanwhile.
+func (c *crowd) mailWorker(t *testing.T, victim string, sig syscall.Signal, patience time.Duration) {
+	s := c.server(victim)
+	m := c.measure(s.IMAP, "* OK")
+	c.target.SetDown(victim, true)
+	begun := time.Now()
+	must(t, syscall.Kill(s.WorkerPIDs.Mail, sig))
+	eventually(t, patience+20*time.Second, "another mail worker serves", func() error {
+		now := c.server(victim)
+		if now.WorkerPIDs.Mail == 0 || now.WorkerPIDs.Mail == s.WorkerPIDs.Mail {
+			return fmt.Errorf("the mail worker is process %d", now.WorkerPIDs.Mail)
+		}
+		return greets(s.IMAP, "* OK")
+	})
+	if d := time.Since(begun); d > patience {
+		t.Errorf("it took %s", d)
+	}
+	m.report(t, "IMAP at "+victim)
+	c.pauses(t, begun, victim)
+	c.target.SetDown(victim, false)
+	c.recovered(t, victim, begun, "RestartWorker", "mail", 30*time.Second)
+	c.goesOn(20 * time.Second)
+}
+
+// healthWorker breaks the health worker: no client may feel it.
+func (c *crowd) healthWorker(t *testing.T, victim string, patience time.Duration, evidence string, brk func(lab.Server) error) {
+	s := c.server(victim)
+	m := c.measure(s.IMAP, "* OK")
+	begun := time.Now()
+	must(t, brk(s))
+	eventually(t, patience, "another health worker runs", func() error {
+		now := c.server(victim).WorkerPIDs
+		if now.Mail != s.WorkerPIDs.Mail {
+			t.Fatalf("the mail worker was process %d and is %d", s.WorkerPIDs.Mail, now.Mail)
+		}
+		if now.Health == 0 || now.Health == s.WorkerPIDs.Health {
+			return fmt.Errorf("the health worker is process %d", now.Health)
+		}
+		return nil
+	})
+	t.Logf("another health worker after %s", time.Since(begun).Round(time.Millisecond))
+	r := c.recovered(t, victim, begun, "RestartWorker", "health", 30*time.Second)
+	if !strings.Contains(fmt.Sprint(r.Evidence), evidence) {
+		t.Errorf("the evidence is %+v, want %q", r.Evidence, evidence)
+	}
+	if gap := m.report(t, "IMAP at "+victim); gap > 2*time.Second {
+		t.Errorf("clients felt it for %s", gap)
+	}
+}
+
+// dryRun breaks a listener while repairs are only written down: nothing is done and
+// no row changes but the log. The listener stays broken.
+func (c *crowd) dryRun(t *testing.T, victim string) {
+	s := c.server(victim)
+	must(t, c.command(t.Context(), nil, "health", "recovery", "mode", "dry-run"))
+	before := c.all()
+	c.target.SetDown(victim, true)
+	begun := time.Now()
+	must(t, c.fault(s, "imap-listener"))
+	row := c.recovered(t, victim, begun, "RestartService", "imap", 40*time.Second)
+	if !row.DryRun {
+		t.Errorf("it was done: %+v", row)
+	}
+	if greets(s.IMAP, "* OK") == nil {
+		t.Error("the door was repaired in dry-run mode")
+	}
+	var rows []struct {
+		Component string `json:"component"`
+		Who       string `json:"who"`
+	}
+	must(t, c.command(t.Context(), &rows, "component", "list", victim))
+	for _, r := range rows {
+		if r.Who != "" {
+			t.Errorf("somebody changed %s: %s", r.Component, r.Who)
+		}
+	}
+	for i, d := range c.all() {
+		if d.Term != before[i].Term || d.Active != before[i].Active {
+			t.Errorf("%s was moved: %+v", d.Name, d)
+		}
+	}
+	must(t, c.command(t.Context(), nil, "health", "recovery", "mode", "default"))
+}
+
+// all are the databases, by name.
+func (c *crowd) all() []database {
+	c.t.Helper()
+	list, err := c.databases()
+	must(c.t, err)
+	return list
+}
+
+// recovery is a row of `health recovery log`.
+type recovery struct {
+	ID       string    `json:"id"`
+	Begun    time.Time `json:"begun"`
+	Server   string    `json:"server"`
+	Action   string    `json:"action"`
+	Target   string    `json:"target"`
+	Result   string    `json:"result"`
+	Cause    string    `json:"cause"`
+	DryRun   bool      `json:"dry_run"`
+	Evidence []any     `json:"evidence"`
+}
+
+// recovered waits for an action in the recovery log.
+func (c *crowd) recovered(t *testing.T, server string, since time.Time, action, target string, patience time.Duration) (found recovery) {
+	t.Helper()
+	eventually(t, patience, action+" of "+target+" is in the recovery log", func() error {
+		var all []recovery
+		if err := c.command(t.Context(), &all, "health", "recovery", "log", "--server", server); err != nil {
+			return err
+		}
+		i := slices.IndexFunc(all, func(r recovery) bool {
+			return r.Action == action && r.Target == target && r.Begun.After(since.Add(-time.Second))
+		})
+		if i < 0 {
+			return fmt.Errorf("it has %+v", all)
+		}
+		var one []recovery
+		if err := c.command(t.Context(), &one, "health", "recovery", "log", all[i].ID); err != nil {
+			return err
+		}
+		if len(one) != 1 || len(one[0].Evidence) == 0 || one[0].Cause == "" {
+			return fmt.Errorf("no evidence: %+v", one)
+		}
+		found = one[0]
+		return nil
+	})
+	t.Logf("recovery log: %s %s after %s: %s; %s", found.Action, found.Target, found.Begun.Sub(since).Round(100*time.Millisecond), found.Cause, found.Result)
+	return found
+}
+
+// healthy waits until the doors of all servers are known to be well.
+func (g *group) healthy(patience time.Duration) {
+	g.t.Helper()
+	eventually(g.t, patience, "all servers are healthy", func() error {
+		var r struct {
+			Sets []struct {
+				Server string `json:"server"`
+				Set    string `json:"set"`
+				State  string `json:"state"`
+				Worst  string `json:"worst"`
+			} `json:"sets"`
+		}
+		if err := g.command(g.t.Context(), &r, "health", "report"); err != nil {
+			return err
+		}
+		doors := 0
+		for _, x := range r.Sets {
+			if !strings.HasSuffix(x.Set, ".Protocol") {
+				continue
+			}
+			if doors++; x.State != "Healthy" {
+				return fmt.Errorf("%s of %s is %s: %s", x.Set, x.Server, x.State, x.Worst)
+			}
+		}
+		if want := 3 * len(g.file().Servers); doors != want {
+			return fmt.Errorf("%d sets of doors, want %d", doors, want)
+		}
+		return nil
+	})
+}
+
+// fault breaks a part of a server from inside.
+func (g *group) fault(s lab.Server, name string) error {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", s.Socket)
+		}}}
+	res, err := client.Post("http://postern/faults/"+name, "", nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusNoContent {
+		return errors.New(res.Status)
+	}
+	return nil
+}
+
+// greets connects to a door and reads its greeting.
+func greets(addr, want string) error {
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err == nil && !strings.HasPrefix(line, want) {
+		err = fmt.Errorf("greeting is %q", line)
+	}
+	return err
+}
+
+// meter measures the longest time in which a door did not answer.
+type meter struct {
+	stop func() time.Duration
+}
+
+// measure tries a door each 20 ms until it is reported.
+func (g *group) measure(addr, want string) meter {
+	ctx, cancel := context.WithCancel(g.t.Context())
+	var wg sync.WaitGroup
+	var longest time.Duration
+	wg.Go(func() {
+		t := time.NewTicker(20 * time.Millisecond)
+		defer t.Stop()
+		last := time.Now()
+		for ctx.Err() == nil {
+			if greets(addr, want) == nil {
+				longest = max(longest, time.Since(last))
+				last = time.Now()
+			}
+			select {
+			case <-t.C:
+			case <-ctx.Done():
+			}
+		}
+		longest = max(longest, time.Since(last))
+	})
+	m := meter{stop: sync.OnceValue(func() time.Duration { cancel(); wg.Wait(); return longest })}
+	g.t.Cleanup(func() { m.stop() })
+	return m
+}
+
+func (m meter) report(t *testing.T, what string) time.Duration {
+	t.Helper()
+	d := m.stop()
+	t.Logf("%s did not answer for %s", what, d.Round(10*time.Millisecond))
+	return d
+}
+
+// pauses prints the longest wait of clients that were not at the server.
+func (c *crowd) pauses(t *testing.T, since time.Time, victim string) {
+	t.Helper()
+	if all := c.history.Pauses(load.Fault{At: since, Until: time.Now(), Server: victim}, ""); len(all) > 0 {
+		t.Logf("longest pause of a client elsewhere: %s of %s", all[0].Length.Round(time.Millisecond), all[0].Client)
+	}
+}
