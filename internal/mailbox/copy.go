@@ -75,6 +75,7 @@ type dbCopy struct {
 	crawlTo  org.LSN // where the log ended when the index was begun anew from it
 	// gathering is what is to be taken from another copy than the active one.
 	gathering *gatherOrder
+	network   string // its log comes by
 	// seedCount is the last ordered seed that was begun.
 	seedCount int
 
@@ -592,6 +593,9 @@ func (c *dbCopy) status() org.CopyStatus {
 		ContentIndex: org.IndexHealthy,
 	}
 	crawl := c.crawlTo
+	if c.lead == nil {
+		s.Network = c.network
+	}
 	if c.seed.active {
 		s.SeedTotal, s.SeedDone, s.SeedSource, s.RateIn = c.seed.total, c.seed.done, c.seed.source, c.seed.rate(time.Now())
 	}

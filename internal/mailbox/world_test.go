@@ -246,13 +246,17 @@ func testConfig() Config {
 	}
 }
 
-func startKeeper(t *testing.T, g *alone, d disks) *keeper {
+func startKeeper(t *testing.T, g *alone, d disks, paths ...Paths) *keeper {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("MAILBOX_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("server", g.name)
 	}
-	k, err := New(testConfig(), Deps{Group: g, FS: d.fs, IndexFS: d.ix, Log: log, Events: event.NewLog(log)})
+	deps := Deps{Group: g, FS: d.fs, IndexFS: d.ix, Log: log, Events: event.NewLog(log)}
+	if len(paths) > 0 {
+		deps.Paths = paths[0]
+	}
+	k, err := New(testConfig(), deps)
 	if err != nil {
 		t.Fatal(err)
 	}
