@@ -21,7 +21,7 @@ RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./inte
 
 export CGO_ENABLED = 0
 
-.PHONY: all build run test unit race e2e peers lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
+.PHONY: all build run test unit race e2e peers netns lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
 
 all: build
 
@@ -31,7 +31,7 @@ build: ## the one static binary
 run: build ## three servers on this machine, with databases, users and mail
 	$(BIN) lab --dir $(LAB_DIR) $(LAB_ARGS)
 
-test: lint unit race fuzz-smoke e2e peers ## all that has to pass before a change goes in; under 20 minutes on 2 cores
+test: lint unit race fuzz-smoke e2e peers netns ## all that has to pass before a change goes in; under 20 minutes on 2 cores
 
 vet:
 	$(GO) vet ./...
@@ -44,7 +44,7 @@ lint: vet ## gofmt, vet, staticcheck
 # somebody else's tree. Other people's mail software has its turn by itself.
 unit:
 	$(GO) test -count=1 ./internal
-	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v /test/peers$$)
+	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v -e /test/peers$$ -e /test/netns$$)
 
 # The race detector needs a C compiler; everything else does not.
 race:
@@ -74,6 +74,9 @@ e2e: build ## the real binary: first steps with real clients, then faults under 
 
 peers: ## Postfix, swaks, rspamd, ClamAV and python3-dkim against the real binary (root; installs what is missing)
 	$(GO) test -count=1 -timeout 10m ./test/peers
+
+netns: ## three hosts with two networks each, in network namespaces, and cables that are cut (root; needs iproute2)
+	$(GO) test -count=1 -timeout 5m ./test/netns
 
 chaos: build ## ten minutes of faults under load; fails on any loss
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration $(CHAOS_TIME) $(CHAOS_ARGS)

@@ -138,7 +138,7 @@ func (c *Cluster) memberConfig() agreed.Config {
 		BundleFile: filepath.Join(c.cfg.Dir, bundleFile), CAFile: filepath.Join(c.cfg.Dir, caFile),
 		Heartbeat: c.cfg.Heartbeat, Election: c.cfg.Election, Founding: c.self.Group + "/" + c.self.Identity, NoSync: c.cfg.NoSync, Log: c.log,
 	}
-	if src := netx.SourceOf(c.self.Addr); src.IsValid() {
+	if src := netx.SourceOf(c.self.Addr); src.IsValid() && !c.manyAddresses() {
 		cfg.Source = src.String()
 	}
 	return cfg

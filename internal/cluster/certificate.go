@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -26,9 +28,16 @@ func (c *Cluster) keepCertificate(ctx context.Context) error {
 		until, _ := leaf.NotAfter.UTC().MarshalText() // a certificate's years fit
 		c.Publish(sectionCertificate, until)
 		due := time.Until(ca.RenewAt(leaf))
-		if due > 0 {
+		members := c.membersChanged()
+		if row, ok := c.View().Server(c.self.Name); due > 0 && (!ok || named(leaf, ownHosts(row))) {
 			// Look again from time to time: wall clocks move.
-			sleep(ctx, min(due, time.Hour))
+			t := time.NewTimer(min(due, time.Hour))
+			select {
+			case <-ctx.Done():
+			case <-members: // a new interface wants its address in it
+			case <-t.C:
+			}
+			t.Stop()
 			continue
 		}
 		if err := c.renew(); err != nil {
@@ -39,6 +48,11 @@ func (c *Cluster) keepCertificate(ctx context.Context) error {
 		c.events.Emit(evRenewed, "certificate of %s renewed until %s", c.self.Name, c.cert.Load().Leaf.NotAfter.Format(time.RFC3339))
 	}
 	return nil
+}
+
+// named tells whether a certificate holds for all of these addresses.
+func named(leaf *x509.Certificate, hosts []string) bool {
+	return !slices.ContainsFunc(hosts, func(h string) bool { return leaf.VerifyHostname(h) != nil })
 }
 
 // renew issues a new certificate, stores it and uses it from the next

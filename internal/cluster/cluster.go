@@ -90,9 +90,12 @@ type Cluster struct {
 	lease   leaseState
 	nudge   chan struct{} // asks the watch for its progress
 
-	connMu sync.Mutex // guards conns
-	conns  map[org.ServerName]*grpc.ClientConn
-	ended  bool
+	connMu   sync.Mutex // guards the rest
+	conns    map[org.ServerName]*grpc.ClientConn
+	ended    bool
+	routes   map[routeKey]string // the networks in use
+	pathNews bool                // paths turned since they were published
+	nets     *netsOf             // of the newest view
 }
 
 // Open reads a data folder made by Init, Join or Restore, and locks it. It
@@ -130,7 +133,7 @@ func open(cfg Config, log *slog.Logger, events *event.Log) (*Cluster, error) {
 		cfg: cfg, self: m.self, groupKey: m.groupKey, ca: authority, log: log, events: events,
 		ready: make(chan struct{}), changed: make(chan struct{}), members: make(chan struct{}),
 		backSet: make(chan struct{}), nudge: make(chan struct{}, 1),
-		conns: map[org.ServerName]*grpc.ClientConn{}, joins: newJoinLimits(),
+		conns: map[org.ServerName]*grpc.ClientConn{}, routes: map[routeKey]string{}, joins: newJoinLimits(),
 	}
 	c.cert.Store(&cert)
 	c.view.Store(view.Empty())
@@ -163,8 +166,7 @@ func (c *Cluster) openPort() {
 	})
 	c.mesh = mesh.New(mesh.Config{
 		Self: c.self.Name, Interval: c.cfg.MeshInterval, SilentAfter: c.cfg.SilentAfter,
-		Dial:    func(ctx context.Context, s org.ServerName) (net.Conn, error) { return c.Dial(ctx, s, protoMesh) },
-		Refused: netx.Refused, Turned: c.peerTurned, Log: c.log,
+		Dial: c.dialMesh, Refused: netx.Refused, Turned: c.peerTurned, PathTurned: c.pathTurned, Log: c.log,
 	})
 	c.port.Handle(protoMesh, c.mesh.Serve)
 	c.port.HandleOpen(protoJoin, c.serveJoin)
@@ -172,7 +174,7 @@ func (c *Cluster) openPort() {
 	c.etcd = c.port.Slot(protoEtcd)
 	c.rpc = c.port.Slot(protoGRPC)
 	c.grpc = newRPCServer()
-	c.mesh.SetPeers(c.otherServers())
+	c.mesh.SetPeers(c.pathNames())
 }
 
 // Close gives the data folder free; only for a Cluster that is not run.
@@ -244,17 +246,6 @@ func (c *Cluster) Handle(proto string, h func(ctx context.Context, peer org.Serv
 	c.port.Handle(proto, h)
 }
 
-// Dial connects to a member (also to this one) for a protocol, with both ends
-// authenticated. A server that refuses this one's certificate says so at the
-// first read only (TLS 1.3).
-func (c *Cluster) Dial(ctx context.Context, s org.ServerName, proto string) (net.Conn, error) {
-	row, ok := c.View().Server(s)
-	if !ok {
-		return nil, kind.Errorf(kind.NotFound, "dial %s: not a member of the group", s)
-	}
-	return c.port.Dial(ctx, s, row.ClusterAddr, proto)
-}
-
 // admit says whether the owner of a certificate is a member now. A server
 // whose view may be old, because it has no quorum, lets etcd speak with
 // members it has not heard of yet: else a server that was away while the others
@@ -275,16 +266,6 @@ func (c *Cluster) admit(sub ca.Subject, proto string) error {
 		return kind.Errorf(kind.Denied, "server %s is another one now", sub.Name)
 	}
 	return kind.Errorf(kind.Denied, "server %s is not a member of the group", sub.Name)
-}
-
-func (c *Cluster) otherServers() []org.ServerName {
-	var out []org.ServerName
-	for _, s := range c.View().Servers() {
-		if s.Name != c.self.Name {
-			out = append(out, s.Name)
-		}
-	}
-	return out
 }
 
 func (c *Cluster) peerTurned(s org.ServerName, from, to PeerState, after time.Duration) {

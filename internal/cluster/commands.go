@@ -95,7 +95,7 @@ type TokenInfo struct {
 // listing them.
 func Commands(c *Cluster) []command.Command {
 	read := []command.Role{command.ServerAdmin, command.Auditor}
-	return []command.Command{
+	return append([]command.Command{
 		command.New(command.Command{Noun: "server", Verb: "list", Short: "List the servers of the group", Roles: read},
 			func(context.Context, command.None) ([]ServerInfo, error) { return c.list(), nil }),
 		command.New(command.Command{Noun: "server", Verb: "show", Short: "Show one server", Roles: read},
@@ -121,7 +121,7 @@ func Commands(c *Cluster) []command.Command {
 			func(ctx context.Context, in backupArgs) (BackupInfo, error) { return c.backupTo(ctx, in.File) }),
 		command.New(command.Command{Noun: "cluster", Verb: "status", Short: "Show members, leader, quorum and alarms of the agreed state", Roles: read},
 			func(ctx context.Context, _ command.None) (Status, error) { return c.Status(ctx), nil }),
-	}
+	}, networkCommands(c)...)
 }
 
 func (c *Cluster) list() []ServerInfo {

@@ -34,13 +34,19 @@ type Config struct {
 	Election  time.Duration // etcd's, 500 ms; at least five heartbeats
 
 	MeshInterval time.Duration // heartbeat between servers, 100 ms
-	SilentAfter  time.Duration // 1 s without a heartbeat is silence
-	LeaseTTL     time.Duration // whole seconds, 2 s
+	SilentAfter  time.Duration // 1 s without a heartbeat is silence, half of it on one path of several
+	// Failback is how long a network has to work before it is preferred again
+	// where the group has set nothing, 60 s.
+	Failback time.Duration
+	LeaseTTL time.Duration // whole seconds, 2 s
 
 	CertificateLife time.Duration // 90 days; renewed at two thirds
 	SnapshotEvery   time.Duration // at most this often the view is saved, 2 s
 	CommitTimeout   time.Duration // longest wait for quorum in Commit and Sync, 5 s
 
+	// Interfaces are this server's addresses in its networks; nil finds them
+	// on the machine.
+	Interfaces func() []org.Interface
 	// NoSync leaves out etcd's fsync: for tests only.
 	NoSync bool
 }
@@ -58,6 +64,7 @@ func (c *Config) Validate() error {
 	or(&c.Election, 500*time.Millisecond)
 	or(&c.MeshInterval, 100*time.Millisecond)
 	or(&c.SilentAfter, time.Second)
+	or(&c.Failback, org.DefaultFailback)
 	or(&c.LeaseTTL, 2*time.Second)
 	or(&c.CertificateLife, 90*24*time.Hour)
 	or(&c.SnapshotEvery, 2*time.Second)

@@ -18,6 +18,11 @@
 //	   removed server's connections are closed when the removal arrives.
 //	C6 Run returns when all it started is gone.
 //
+// Servers with several networks in common hear each other on every path (the
+// mesh); Route names the best one for a use, DialOn takes it, and what this room
+// sends moves to another within half a second when one falls silent
+// (docs/decisions/0023).
+//
 // Without quorum Commit and Sync answer Busy; View, Published, Dial and the
 // mesh go on. What it needs: a data folder of its own and its cluster address.
 // Keys in this package's interface are relative to /postern/v1/.

@@ -42,6 +42,13 @@ var (
 	evStateReplaced = event.Define(1113, "agreed_state_went_back", slog.LevelError,
 		"The agreed state is older than what this server saw before: it was restored from a backup.",
 		"Check databases and recipients changed after the backup.")
+	evNetworks = event.Define(1120, "networks_changed", slog.LevelInfo,
+		"The networks between the servers were found to be others than before.", "See postern network list.")
+	evPathDown = event.Define(1121, "path_down", slog.LevelWarn,
+		"A server is no longer heard in one network, and still in another; log shipping and calls go on there.",
+		"Look at the interfaces of both servers in that network and at the switch between (postern network show).")
+	evPathUp = event.Define(1122, "path_up", slog.LevelInfo,
+		"A server is heard in a network again.", "")
 	evAlarm = event.Define(1114, "agreed_state_alarm", slog.LevelError,
 		"etcd has raised an alarm (no space left in its quota, or damaged data).",
 		"See postern cluster status and docs/operating.md, agreed state.")

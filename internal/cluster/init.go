@@ -157,7 +157,7 @@ func selfSign(a *ca.Authority, row org.Server, life time.Duration) ([]byte, erro
 
 func subjectOf(row org.Server) ca.Subject {
 	host, _, _ := net.SplitHostPort(row.ClusterAddr)
-	return ca.Subject{Name: row.Name, Identity: row.Identity, Host: host}
+	return ca.Subject{Name: row.Name, Identity: row.Identity, Host: host, Also: ownHosts(row)}
 }
 
 // CAFile is the path of the group's CA certificate (PEM) in a data folder.

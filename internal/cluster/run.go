@@ -55,6 +55,11 @@ func (c *Cluster) Run(ctx context.Context) error {
 	run(c.save)
 	run(c.becomeReady)
 	run(c.announce)
+	run(c.keepInterfaces)
+	run(c.keepNetworks)
+	run(c.keepPaths)
+	run(c.keepPeerURLs)
+	run(c.tellPaths)
 	run(c.watchQuorum)
 	run(c.watchAlarms)
 	err := g.Wait()
@@ -184,7 +189,7 @@ func (c *Cluster) keepMembers(ctx context.Context) error {
 		if c.removed() {
 			return c.endRemoved()
 		}
-		c.mesh.SetPeers(c.otherServers())
+		c.mesh.SetPeers(c.pathNames())
 		v := c.View()
 		c.dropConns(func(s org.ServerName) bool {
 			_, ok := v.Server(s)

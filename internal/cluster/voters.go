@@ -109,7 +109,7 @@ func (c *Cluster) dropStrangers(ctx context.Context, b *backend, seen map[uint64
 		known[s.PeerURL] = true
 	}
 	for _, m := range list.Members {
-		if len(m.PeerURLs) == 0 || known[m.PeerURLs[0]] || m.ID == b.member.ID() {
+		if len(m.PeerURLs) == 0 || slices.ContainsFunc(m.PeerURLs, func(u string) bool { return known[u] }) || m.ID == b.member.ID() {
 			delete(seen, m.ID)
 			continue
 		}
@@ -147,7 +147,7 @@ func (c *Cluster) becomeVoter(ctx context.Context, cl *clientv3.Client) (*agreed
 
 // asLearner makes sure that etcd lists this server as a member that has not
 // started yet, and returns all members' peer URLs by name.
-func (c *Cluster) asLearner(ctx context.Context, cl *clientv3.Client, url string) (map[string]string, error) {
+func (c *Cluster) asLearner(ctx context.Context, cl *clientv3.Client, url string) (map[string][]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	list, err := cl.MemberList(ctx)
@@ -171,7 +171,7 @@ func (c *Cluster) asLearner(ctx context.Context, cl *clientv3.Client, url string
 		}
 		members = added.Members
 	}
-	out := map[string]string{}
+	out := map[string][]string{}
 	for _, m := range members {
 		name := m.Name
 		switch {
@@ -180,7 +180,7 @@ func (c *Cluster) asLearner(ctx context.Context, cl *clientv3.Client, url string
 		case name == "": // another one that is about to start
 			name = m.PeerURLs[0]
 		}
-		out[name] = m.PeerURLs[0]
+		out[name] = m.PeerURLs
 	}
 	return out, nil
 }

@@ -125,7 +125,7 @@ func (c *Cluster) apply(resp clientv3.WatchResponse) {
 	for _, e := range resp.Events {
 		key := string(e.Kv.Key[len(prefix):])
 		rev = max(rev, e.Kv.ModRevision)
-		members = members || strings.HasPrefix(key, dirServers) || strings.HasPrefix(key, dirRemoved) || strings.HasPrefix(key, dirLeaving)
+		members = members || strings.HasPrefix(key, dirServers) || strings.HasPrefix(key, dirRemoved) || strings.HasPrefix(key, dirLeaving) || strings.HasPrefix(key, dirNetworks)
 		changes = append(changes, view.Change{
 			Key: key, Delete: e.Type == clientv3.EventTypeDelete,
 			Item: Item{Value: e.Kv.Value, Revision: e.Kv.ModRevision},

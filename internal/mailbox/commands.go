@@ -49,6 +49,7 @@ type CopyRow struct {
 	DiskUsed   int64            `json:"disk_used" col:"-"`
 	Repairs    uint64           `json:"repairs" col:"-"`
 	Blocked    bool             `json:"activation_suspended" col:"-"`
+	Network    string           `json:"network,omitempty" col:"-"`
 	Reason     string           `json:"reason,omitempty" col:"REASON"`
 }
 
@@ -205,7 +206,7 @@ func (k *Keeper) copyRows(only org.DatabaseName) []CopyRow {
 				r.CopyQueue, r.ReplayQ = st.CopyQueueLength(), st.ReplayQueueLength()
 				r.CopyBytes, r.ReplayByte = int64(st.Generated-st.Copied), int64(st.Copied-st.Replayed)
 				r.Copied, r.Replayed, r.Term = st.Copied, st.Replayed, st.Term
-				r.DiskUsed, r.Repairs = st.DiskUsed, st.Repairs
+				r.DiskUsed, r.Repairs, r.Network = st.DiskUsed, st.Repairs, st.Network
 				if st.SeedTotal > 0 {
 					r.Seed = fmt.Sprintf("%d%% from %s", st.SeedDone*100/st.SeedTotal, st.SeedSource)
 				}

@@ -175,6 +175,9 @@ type Deps struct {
 	Events  *event.Log
 	// Metrics takes the room's figures, nil for nobody.
 	Metrics prometheus.Registerer
+	// Paths chooses among the networks to another server; nil where there is
+	// one way only.
+	Paths Paths
 	// Fast shortens the pauses between looks at volumes, for tests.
 	Fast bool
 }

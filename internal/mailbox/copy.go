@@ -79,6 +79,7 @@ type dbCopy struct {
 	crawlTo     org.LSN // where the log ended when the index was begun anew from it
 	// gathering is what is to be taken from another copy than the active one.
 	gathering *gatherOrder
+	network   string // its log comes by
 	// seedCount is the last ordered seed that was begun.
 	seedCount int
 

@@ -82,6 +82,9 @@ func (c *dbCopy) status() org.CopyStatus {
 		ContentIndex: org.IndexHealthy,
 	}
 	crawl := c.crawlTo
+	if c.lead == nil {
+		s.Network = c.network
+	}
 	if c.seed.active {
 		s.SeedTotal, s.SeedDone, s.SeedSource, s.RateIn = c.seed.total, c.seed.done, c.seed.source, c.seed.rate(time.Now())
 	}

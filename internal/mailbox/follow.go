@@ -29,14 +29,26 @@ const recvQueue = 32 << 20
 func (c *dbCopy) followTerm(ctx context.Context, r role) error {
 	c.setState(org.CopyInitializing, "connecting to "+string(r.source))
 	failures := 0
+	var next *line // the connection to go on with
+	defer func() { next.close() }()
 	for ctx.Err() == nil {
 		if c.reseedOrdered() {
 			return errReseed
 		}
-		c.gatherLast(ctx, r.term)
-		err := c.seedFromPassive(ctx, r)
+		var err error
+		if next == nil {
+			c.gatherLast(ctx, r.term)
+			err = c.seedFromPassive(ctx, r)
+		}
 		if err == nil {
-			err = c.followOnce(ctx, r.source, r.term, false)
+			via := next
+			next = nil
+			err = c.followOnce(ctx, r.source, r.term, false, via)
+		}
+		var moved *movedError
+		if errors.As(err, &moved) {
+			next, failures = moved.to, 0
+			continue
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -109,20 +121,29 @@ func (c *dbCopy) seedFromPassive(ctx context.Context, r role) error {
 	if !ok || int64(st.Committed)-int64(c.jn.End().LSN) < frameBytes {
 		return nil
 	}
-	err := c.followOnce(ctx, r.seedFrom, r.term, true)
-	c.log.Info("seed from passive copy ended", "source", r.seedFrom, "at", c.jn.End().LSN, "err", err)
-	return nil
+	var via *line
+	for {
+		err := c.followOnce(ctx, r.seedFrom, r.term, true, via)
+		var moved *movedError
+		if errors.As(err, &moved) {
+			via = moved.to
+			continue
+		}
+		c.log.Info("seed from passive copy ended", "source", r.seedFrom, "at", c.jn.End().LSN, "err", err)
+		return nil
+	}
 }
 
 // follower is one connection to a source of log.
 type follower struct {
-	c      *dbCopy
-	s      *stream
-	source org.ServerName
-	term   org.Term
-	seed   bool
-	whole  bool
-	limit  atomic.Pointer[rate.Limiter] // of a seed, nil for none
+	c       *dbCopy
+	s       *stream
+	source  org.ServerName
+	network string // it is in, empty if that is not known
+	term    org.Term
+	seed    bool
+	whole   bool
+	limit   atomic.Pointer[rate.Limiter] // of a seed, nil for none
 
 	sendMu sync.Mutex // guards writing to s
 
@@ -143,30 +164,32 @@ type incoming struct {
 	chunk    *journal.Chunk // instead of data, with bodies left out
 }
 
-// followOnce connects once and follows until the connection ends.
-func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org.Term, seed bool) error {
-	return c.followAs(ctx, source, term, hello{Seed: seed})
+// followOnce follows on one connection, via or a new one, until that ends. The
+// error is a movedError where it is to go on with another.
+func (c *dbCopy) followOnce(ctx context.Context, source org.ServerName, term org.Term, seed bool, via *line) error {
+	return c.followAs(ctx, source, term, hello{Seed: seed}, via)
 }
 
 // followWhole takes all that a copy holds that does not lead, confirmed or not.
 func (c *dbCopy) followWhole(ctx context.Context, source org.ServerName, term org.Term) error {
-	return c.followAs(ctx, source, term, hello{Seed: true, Whole: true})
+	return c.followAs(ctx, source, term, hello{Seed: true, Whole: true}, nil)
 }
 
-// followAs connects once and follows until the connection ends; h says what is
-// asked for.
-func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.Term, h hello) error {
+// followAs is followOnce; h says what is asked for.
+func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.Term, h hello, via *line) error {
 	seed := h.Seed
-	dctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	conn, err := c.k.group.Dial(dctx, source, logProto)
-	cancel()
-	if err != nil {
-		return err
+	if via == nil {
+		var err error
+		if via, err = c.k.dialLog(ctx, source); err != nil {
+			return err
+		}
 	}
+	conn := via.conn
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	s := newStream(conn, streamStall)
+	s.unzip, h.Zip = c.k.zip(), true
 	a, err := c.greet(s, term, h)
 	if err != nil {
 		return err
@@ -198,7 +221,10 @@ func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.T
 		c.seed.note(max(0, a.Total-behind), time.Now())
 		c.mu.Unlock()
 	}
-	f := &follower{c: c, s: s, source: source, term: a.Term, seed: seed, whole: h.Whole, end: a.End.LSN,
+	c.mu.Lock()
+	c.network = via.network
+	c.mu.Unlock()
+	f := &follower{c: c, s: s, source: source, network: via.network, term: a.Term, seed: seed, whole: h.Whole, end: a.End.LSN,
 		more: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	if isSeed {
 		c.markSeeding(true)
@@ -319,6 +345,18 @@ func (f *follower) run(ctx context.Context) error {
 		defer f.s.c.Close()
 		f.note(f.write(inner))
 	})
+	if f.c.k.deps.Paths != nil && !f.whole {
+		wg.Go(func() {
+			to := f.betterPath(inner)
+			if to == nil {
+				return
+			}
+			defer cancel()
+			if !f.note(&movedError{to}) {
+				to.close()
+			}
+		})
+	}
 	wg.Wait()
 	if f.whole { // what came before the source ended the stream counts
 		f.note(f.store(ctx, f.queue))
@@ -328,12 +366,15 @@ func (f *follower) run(ctx context.Context) error {
 	return f.err
 }
 
-func (f *follower) note(err error) {
+// note keeps the first error and tells whether it is this one.
+func (f *follower) note(err error) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err == nil {
-		f.err = err
+	if f.err != nil {
+		return false
 	}
+	f.err = err
+	return true
 }
 
 func (f *follower) receive(ctx context.Context) error {

@@ -42,6 +42,7 @@ type Keeper struct {
 	report  chan struct{} // buffered
 	ops     map[string]method
 	seeds   seedSlots
+	zip     func() *zipper // made when it is needed first
 	// impossible counts changes of state that were refused (org.CopyMay).
 	impossible atomic.Uint64
 
@@ -100,6 +101,7 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 			return nil, err
 		}
 	}
+	k.zip = sync.OnceValue(newZipper)
 	d.Group.Handle(logProto, k.serveLog)
 	d.Group.RegisterService(serviceDesc(), k)
 	return k, nil

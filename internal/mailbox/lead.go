@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -55,14 +56,15 @@ type leader struct {
 	mount   org.Mount
 	members map[org.ServerName]*member
 	lines   map[org.ServerName]int // number of the newest connection
-	alone   bool                   // may confirm with no other member
-	held    string                 // why nothing is confirmed, for the status
-	ready   bool                   // own term's first record is applied
-	paused  bool                   // as frozen, for those who wait
-	noReads bool                   // handed over
-	stopped time.Time              // when a handover began, zero for none
-	ended   error                  // set when the role is over
-	fail    func(error)            // ends the role
+	conns   map[org.ServerName]io.Closer
+	alone   bool        // may confirm with no other member
+	held    string      // why nothing is confirmed, for the status
+	ready   bool        // own term's first record is applied
+	paused  bool        // as frozen, for those who wait
+	noReads bool        // handed over
+	stopped time.Time   // when a handover began, zero for none
+	ended   error       // set when the role is over
+	fail    func(error) // ends the role
 }
 
 // leadTerm plays the leading role until ctx ends or the term is lost.
@@ -129,7 +131,7 @@ func newLeader(c *dbCopy, m org.Mount, fail func(error)) *leader {
 		changed: make(chan struct{}), local: end.LSN, applied: c.index().Applied().LSN, begun: end.LSN,
 		commit: max(c.index().Applied().LSN, min(c.commitEnd(), end.LSN)),
 		build:  piece{from: end, to: end}, mount: m,
-		members: map[org.ServerName]*member{}, lines: map[org.ServerName]int{}, fail: fail,
+		members: map[org.ServerName]*member{}, lines: map[org.ServerName]int{}, conns: map[org.ServerName]io.Closer{}, fail: fail,
 	}
 	c.mu.Lock()
 	def := c.def

@@ -1,6 +1,7 @@
 package mailbox
 
 import (
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestWanted(t *testing.T) {
 // records and before its acknowledgement came. Its next stream begins with all
 // of them, so nothing more will be acknowledged.
 func TestConnectConfirms(t *testing.T) {
-	l := &leader{changed: make(chan struct{}), local: 100, lines: map[org.ServerName]int{}, members: map[org.ServerName]*member{
+	l := &leader{changed: make(chan struct{}), local: 100, lines: map[org.ServerName]int{}, conns: map[org.ServerName]io.Closer{}, members: map[org.ServerName]*member{
 		"B": {server: "B", inSync: true, acked: 60}, "C": {server: "C", inSync: true, acked: 100},
 	}}
 	l.advance()
@@ -95,7 +96,7 @@ func TestConnectConfirms(t *testing.T) {
 		t.Fatalf("confirmed up to %d, want 60", l.commit)
 	}
 	l.doubt("B")
-	line := l.connect("B", 100)
+	line := l.connect("B", 100, nil)
 	if l.commit != 100 {
 		t.Errorf("confirmed up to %d after the new stream began, want 100", l.commit)
 	}
@@ -108,13 +109,13 @@ func TestConnectConfirms(t *testing.T) {
 // connects before the active copy has made it a member. That stream must not
 // go on unheard, because the copy would never enter the set.
 func TestConnectsBeforeKnown(t *testing.T) {
-	l := &leader{c: &dbCopy{k: &Keeper{me: "A"}}, changed: make(chan struct{}), local: 100, lines: map[org.ServerName]int{}, members: map[org.ServerName]*member{}}
-	early := l.connect("B", 0)
+	l := &leader{c: &dbCopy{k: &Keeper{me: "A"}}, changed: make(chan struct{}), local: 100, lines: map[org.ServerName]int{}, conns: map[org.ServerName]io.Closer{}, members: map[org.ServerName]*member{}}
+	early := l.connect("B", 0, nil)
 	l.setCopies(org.Database{Copies: []org.Copy{{Server: "A"}, {Server: "B"}}})
 	if l.acked("B", early, ack{Durable: 100}) {
 		t.Fatal("a stream that does not count goes on")
 	}
-	if line := l.connect("B", 100); !l.acked("B", line, ack{Durable: 100}) || !l.members["B"].connected {
+	if line := l.connect("B", 100, nil); !l.acked("B", line, ack{Durable: 100}) || !l.members["B"].connected {
 		t.Errorf("the next stream: %+v", *l.members["B"])
 	}
 }

@@ -33,7 +33,7 @@ func TestVanishedDisk(t *testing.T) {
 	g.define(t, "MBX1")
 	d := newDisks()
 	disk := &vanishing{Mem: d.fs}
-	k := startOn(t, g.server("MBX1"), disk, d.ix, testConfig(), false)
+	k := startOn(t, g.server("MBX1"), testConfig(), Deps{FS: disk, IndexFS: d.ix})
 	at := org.MailboxRef{ID: org.MailboxID{1}, Database: "DB01"}
 	if err := k.Client().Setup(t.Context(), at, mail.MailboxSetup{Organization: "acme"}); err != nil {
 		t.Fatal(err)

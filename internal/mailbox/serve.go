@@ -2,6 +2,7 @@ package mailbox
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 
@@ -61,6 +62,9 @@ func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Con
 	pos, ok := c.agreePosition(s, h, l)
 	if !ok {
 		return
+	}
+	if p := k.deps.Paths; h.Zip && p != nil && p.Compresses(peer, conn, h.Seed || int64(c.jn.End().LSN)-int64(pos.LSN) > seedBehind) {
+		s.zip = k.zip()
 	}
 	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos, whole: h.Whole}).run(inside)
 	k.deps.Log.Debug("log stream ended", "database", h.Database, "peer", peer, "err", err)
@@ -165,7 +169,7 @@ func (f *feed) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if f.l != nil {
-		line := f.l.connect(f.peer, f.pos.LSN)
+		line := f.l.connect(f.peer, f.pos.LSN, f.s.c)
 		defer f.l.disconnect(f.peer, line)
 		go func() {
 			defer cancel()
@@ -339,10 +343,14 @@ func (l *leader) doubt(s org.ServerName) {
 }
 
 // connect notes a new stream of a member; an older one no longer counts.
-func (l *leader) connect(s org.ServerName, at org.LSN) int {
+func (l *leader) connect(s org.ServerName, at org.LSN, conn io.Closer) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines[s]++
+	if former := l.conns[s]; former != nil {
+		go former.Close() // it may be on a path that was cut, and would try for long
+	}
+	l.conns[s] = conn
 	if m := l.members[s]; m != nil {
 		m.connected, m.lostAt, m.spoke = true, time.Time{}, time.Now()
 		m.acked, m.behindSince = at, time.Now() // until its first acknowledgement
@@ -360,7 +368,11 @@ func (l *leader) connect(s org.ServerName, at org.LSN) int {
 func (l *leader) disconnect(s org.ServerName, line int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if m := l.members[s]; m != nil && l.lines[s] == line {
+	if l.lines[s] != line {
+		return
+	}
+	delete(l.conns, s)
+	if m := l.members[s]; m != nil {
 		m.connected, m.lostAt = false, time.Now()
 		l.bump()
 	}

@@ -159,7 +159,7 @@ func TestVolumeFails(t *testing.T) {
 			d := newDisks()
 			var f faulty
 			f.on(d.fs, "/vol1")
-			k := startWith(t, g.server("MBX1"), d, twoVolumes(), true)
+			k := startOn(t, g.server("MBX1"), twoVolumes(), Deps{FS: d.fs, IndexFS: d.ix, Fast: true})
 			eventually(t, "both are active", func() bool {
 				return k.copy("DB01") != nil && stateOf(k, "DB01") == org.CopyMounted && stateOf(k, "DB02") == org.CopyMounted
 			})
@@ -225,7 +225,7 @@ func TestCopyFollowsItsVolume(t *testing.T) {
 			d := newDisks()
 			var f faulty
 			f.on(d.fs, "/vol1")
-			k := startWith(t, g.server("MBX2"), d, twoVolumes(), true)
+			k := startOn(t, g.server("MBX2"), twoVolumes(), Deps{FS: d.fs, IndexFS: d.ix, Fast: true})
 			eventually(t, "in sync", func() bool { return g.mount(t).IsInSync("MBX2") })
 			if hung {
 				f.set(func(fsx.Op) error { <-hang; return nil })
@@ -323,7 +323,7 @@ func TestLeftovers(t *testing.T) {
 	g.define(t, "MBX1", "MBX2")
 	src := startKeeper(t, g.server("MBX1"), newDisks())
 	d := newDisks()
-	k := startWith(t, g.server("MBX2"), d, twoVolumes(), true)
+	k := startOn(t, g.server("MBX2"), twoVolumes(), Deps{FS: d.fs, IndexFS: d.ix, Fast: true})
 	eventually(t, "in sync", func() bool { return g.mount(t).IsInSync("MBX2") })
 	now := time.Now()
 	put := func(path, content string) {

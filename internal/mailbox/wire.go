@@ -30,6 +30,7 @@ const (
 	frameBeat      = 'B' // source: sign of life, end of log, what is confirmed
 	frameAck       = 'K' // follower: what is durable here
 	frameLandmarks = 'L' // follower: positions of my log
+	frameZip       = 'Z' // source: a data or chunk frame, compressed; only to who says it can read it
 )
 
 // maxFrame bounds what is allocated for one frame: a record of the largest
@@ -48,6 +49,8 @@ type hello struct {
 	// Whole asks, with Seed, also for what is not known to be confirmed: the
 	// active copy is gone.
 	Whole bool `cbor:"6,keyasint,omitempty"`
+	// Zip tells that compressed frames can be read here.
+	Zip bool `cbor:"7,keyasint,omitempty"`
 }
 
 // accept answers hello.
@@ -180,6 +183,8 @@ type stream struct {
 	w *bufio.Writer
 	// stall bounds one write and, where set by the reader, one read.
 	stall time.Duration
+	zip   *zipper // compresses what is sent, nil for not
+	unzip *zipper // reads what is compressed, nil for not
 }
 
 func newStream(c net.Conn, stall time.Duration) *stream {
@@ -188,6 +193,11 @@ func newStream(c net.Conn, stall time.Duration) *stream {
 
 // send writes one frame made of parts and flushes it.
 func (s *stream) send(typ byte, parts ...[]byte) error {
+	if s.zip != nil && (typ == frameData || typ == frameChunk) {
+		if small, ok := s.zip.pack(typ, parts); ok {
+			typ, parts = frameZip, [][]byte{small}
+		}
+	}
 	n := 0
 	for _, p := range parts {
 		n += len(p)
@@ -222,7 +232,14 @@ func (s *stream) recv() (typ byte, payload []byte, err error) {
 	if err := s.c.SetReadDeadline(time.Now().Add(s.stall)); err != nil {
 		return 0, nil, err
 	}
-	return readFrame(s.r)
+	typ, payload, err = readFrame(s.r)
+	if err == nil && typ == frameZip {
+		if s.unzip == nil {
+			return 0, nil, kind.Errorf(kind.Invalid, "log stream: a compressed frame was not asked for")
+		}
+		return s.unzip.unpack(payload)
+	}
+	return typ, payload, err
 }
 
 // readFrame reads one frame. Memory grows with what arrives, not with the

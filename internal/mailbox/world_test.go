@@ -246,26 +246,25 @@ func testConfig() Config {
 	}
 }
 
-func startKeeper(t *testing.T, g *alone, d disks) *keeper {
+func startKeeper(t *testing.T, g *alone, d disks, paths ...Paths) *keeper {
 	t.Helper()
-	return startWith(t, g, d, testConfig(), false)
-}
-
-// startWith starts a keeper with a configuration, and with short pauses
-// between looks at volumes where fast.
-func startWith(t *testing.T, g *alone, d disks, cfg Config, fast bool) *keeper {
-	t.Helper()
-	return startOn(t, g, d.fs, d.ix, cfg, fast)
-}
-
-// startOn starts a keeper on disks that may be the test's own.
-func startOn(t *testing.T, g *alone, disk fsx.FS, index vfs.FS, cfg Config, fast bool) *keeper {
-	t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	if os.Getenv("MAILBOX_LOG") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("server", g.name)
+	deps := Deps{FS: d.fs, IndexFS: d.ix}
+	if len(paths) > 0 {
+		deps.Paths = paths[0]
 	}
-	k, err := New(cfg, Deps{Group: g, FS: disk, IndexFS: index, Log: log, Events: event.NewLog(log), Fast: fast})
+	return startOn(t, g, testConfig(), deps)
+}
+
+// startOn starts a keeper with a configuration, and with disks and paths that
+// may be the test's own.
+func startOn(t *testing.T, g *alone, cfg Config, deps Deps) *keeper {
+	t.Helper()
+	deps.Group, deps.Log = g, slog.New(slog.DiscardHandler)
+	if os.Getenv("MAILBOX_LOG") != "" {
+		deps.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("server", g.name)
+	}
+	deps.Events = event.NewLog(deps.Log)
+	k, err := New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

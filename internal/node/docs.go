@@ -79,6 +79,9 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := r.Register(c.Figures()); err != nil {
+		return err
+	}
 	k, err := mailbox.New(mailbox.Config{}, mailbox.Deps{Group: c, Log: log, Events: events, Metrics: r})
 	if err != nil {
 		return err

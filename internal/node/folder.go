@@ -29,6 +29,7 @@ func (c Config) clusterConfig() cluster.Config {
 	if c.Timers == "fast" {
 		x.Heartbeat, x.Election = 25*time.Millisecond, 250*time.Millisecond
 		x.MeshInterval, x.SilentAfter = 50*time.Millisecond, 500*time.Millisecond
+		x.Failback = 5 * time.Second
 		x.LeaseTTL = time.Second
 	}
 	return x

@@ -101,8 +101,11 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	if w.cluster, err = cluster.Open(w.cfg.clusterConfig(), w.log, w.events); err != nil {
 		return err
 	}
+	if err := w.metrics.Register(w.cluster.Figures()); err != nil {
+		return errors.Join(err, w.cluster.Close())
+	}
 	w.components = component.New(component.Deps{Group: w.cluster, Primary: w.primary, Events: w.events})
-	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics,
+	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics,
 		Fast: w.cfg.Timers == "fast"}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}

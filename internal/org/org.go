@@ -92,6 +92,9 @@ type Server struct {
 	Volumes []VolumeName `json:"volumes,omitempty"`
 	Version string       `json:"version,omitempty"`
 	Joined  time.Time    `json:"joined"`
+	// Interfaces are its addresses in all of its networks, empty where it has
+	// but ClusterAddr.
+	Interfaces []Interface `json:"interfaces,omitempty"`
 
 	ActivationPolicy       ActivationPolicy `json:"activation_policy,omitempty"`
 	MaximumActive          int              `json:"maximum_active_databases,omitempty"`           // hard, 0 = none
@@ -299,6 +302,8 @@ type CopyStatus struct {
 	ContentIndex IndexState `json:"content_index,omitempty" cbor:"18,keyasint,omitempty"`
 	// RateIn is how fast a seed comes in, bytes per second over the last seconds.
 	RateIn int64 `json:"rate_in,omitempty" cbor:"20,keyasint,omitempty"`
+	// Network is where its log comes by, empty where there is one way only.
+	Network string `json:"network,omitempty" cbor:"21,keyasint,omitempty"`
 	// Volume is where the copy is now, Cause the class of what it failed of, and
 	// Since when it came into its state, Unix nanoseconds.
 	Volume VolumeName `json:"volume,omitempty" cbor:"24,keyasint,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +22,8 @@ type Host struct {
 	Conf string // outside of it
 	Done chan struct{}
 	Out  Output
+	// Under is a command that starts it, and its arguments: "ip netns exec ns".
+	Under []string
 
 	program Program
 	port    int
@@ -71,7 +74,8 @@ func (h *Host) CA() string { return filepath.Join(h.Dir, "cluster", "ca.pem") }
 // Start starts the server; it ends with the test.
 func (h *Host) Start() {
 	h.T.Helper()
-	h.cmd = exec.Command(h.program.Exe, "serve", "--dir", h.Dir, "--config", h.Conf)
+	args := append(slices.Clone(h.Under), h.program.Exe, "serve", "--dir", h.Dir, "--config", h.Conf)
+	h.cmd = exec.Command(args[0], args[1:]...)
 	h.cmd.Env = CleanEnv()
 	h.cmd.Stdout, h.cmd.Stderr = &h.Out, &h.Out
 	Must(h.T, h.program.Start(h.cmd))
@@ -123,7 +127,8 @@ func (h *Host) Join(n *Host, args ...string) {
 		if err := h.Command(h.T.Context(), &token, "cluster", "token", "--for", n.Name); err != nil {
 			return err
 		}
-		_, err := h.program.Run(h.T.Context(), append([]string{"join", token.Token, "--dir", n.Dir, "--config", n.Conf}, args...)...)
+		run := append(slices.Clone(n.Under), n.program.Exe, "join", token.Token, "--dir", n.Dir, "--config", n.Conf)
+		_, err := Program{Exe: run[0]}.Run(h.T.Context(), append(run[1:], args...)...)
 		return err
 	})
 	n.Start()

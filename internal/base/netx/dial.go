@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Dialer opens TCP connections from a fixed source address, so that a server
@@ -17,6 +19,9 @@ type Dialer struct {
 	Source netip.Addr
 	// Timeout bounds one attempt, 0 = only the context does.
 	Timeout time.Duration
+	// UserTimeout ends a connection whose peer acknowledges nothing for so
+	// long (TCP_USER_TIMEOUT, RFC 5482), 0 = as the system does.
+	UserTimeout time.Duration
 }
 
 // SourceOf takes the address of a host:port that may serve as a source.
@@ -38,6 +43,14 @@ func (d Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn
 	nd := net.Dialer{Timeout: d.Timeout, KeepAlive: 15 * time.Second}
 	if d.Source.IsValid() && !d.Source.IsUnspecified() {
 		nd.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.Source, 0))
+	}
+	if d.UserTimeout > 0 {
+		nd.Control = func(_, _ string, rc syscall.RawConn) (err error) {
+			cerr := rc.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.UserTimeout.Milliseconds()))
+			})
+			return errors.Join(err, cerr)
+		}
 	}
 	return nd.DialContext(ctx, network, addr)
 }

@@ -53,7 +53,7 @@ type Config struct {
 	// Initial names all members and their peer URLs. Both are only used on an
 	// empty Dir.
 	Join    bool
-	Initial map[string]string
+	Initial map[string][]string
 	// ForceNew makes a group of one out of a member whose group lost its quorum
 	// for good. Never use it while another member may be alive.
 	ForceNew bool
@@ -107,7 +107,7 @@ func (cfg Config) server(f *fatal) (etcdconfig.ServerConfig, error) {
 	}
 	initial := types.URLsMap{}
 	for name, u := range cfg.Initial {
-		if initial[name], err = types.NewURLs([]string{u}); err != nil {
+		if initial[name], err = types.NewURLs(u); err != nil {
 			return etcdconfig.ServerConfig{}, kind.Errorf(kind.Invalid, "peer url %q: %w", u, err)
 		}
 	}

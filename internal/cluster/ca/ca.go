@@ -142,6 +142,8 @@ type Subject struct {
 	// Host is the address or DNS name under which others reach it; etcd's
 	// own client checks it.
 	Host string
+	// Also are further addresses of the kind.
+	Also []string
 }
 
 // Request makes a key and a certificate request for it (PEM and DER).
@@ -167,7 +169,7 @@ func (a *Authority) Issue(csr []byte, sub Subject, life time.Duration) ([]byte, 
 	if sub.Host != "" {
 		names = append(names, sub.Host)
 	}
-	return a.sign(csr, tmpl, names)
+	return a.sign(csr, tmpl, append(names, sub.Also...))
 }
 
 // IssueDoor signs a request for a certificate that clients of the doors see.

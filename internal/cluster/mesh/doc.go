@@ -8,6 +8,16 @@
 // milliseconds (its connections break and its port refuses), one that hangs
 // or is cut off after SilentAfter.
 //
+// # Paths
+//
+// Servers with several networks in common speak on each of them, with a
+// connection of its own in each direction. A server is up if it is heard on any
+// path. A path is silent after SilentAfter, and already after PathSilent
+// while the same server is heard on another: then it is the path, not the
+// server. A beat also tells how long its sender has not heard the receiver
+// on that path, so a path that carries words in one direction only is found
+// silent at both ends. Sections travel on the first path that is up.
+//
 // # Judgement
 //
 // A server is judged dead if this server finds it refused or silent, and more

@@ -30,7 +30,8 @@ type frame struct {
 
 type hello struct {
 	Version int    `cbor:"1,keyasint"`
-	Boot    string `cbor:"2,keyasint"` // random per process
+	Boot    string `cbor:"2,keyasint"`           // random per process
+	Path    string `cbor:"3,keyasint,omitempty"` // network it came by; older versions say none
 }
 
 type beat struct {
@@ -50,6 +51,9 @@ type opinion struct {
 type section struct {
 	Name  string `cbor:"1,keyasint"`
 	Value []byte `cbor:"2,keyasint"`
+	// Version grows with each change in a process's life; older versions of
+	// the program say none.
+	Version uint64 `cbor:"3,keyasint,omitempty"`
 }
 
 func encode(f frame) []byte {
@@ -84,8 +88,8 @@ func (f frame) check() error {
 		return kind.Errorf(kind.Invalid, "mesh frame: %d opinions", len(f.Beat.Opinions))
 	case f.Section != nil && (len(f.Section.Value) > MaxSection || len(f.Section.Name) > 64):
 		return kind.Errorf(kind.Invalid, "mesh frame: section too large")
-	case f.Hello != nil && len(f.Hello.Boot) > 64:
-		return kind.Errorf(kind.Invalid, "mesh frame: boot id too long")
+	case f.Hello != nil && (len(f.Hello.Boot) > 64 || len(f.Hello.Path) > 128):
+		return kind.Errorf(kind.Invalid, "mesh frame: boot id or path too long")
 	}
 	return nil
 }

@@ -19,13 +19,19 @@ type Config struct {
 	Self        org.ServerName
 	Interval    time.Duration // between heartbeats
 	SilentAfter time.Duration
-	Dial        func(ctx context.Context, s org.ServerName) (net.Conn, error)
+	// PathSilent is silence for a path while another path of the same peer
+	// speaks; 0 means half of SilentAfter.
+	PathSilent time.Duration
+	// Dial connects to a peer on one of its paths.
+	Dial func(ctx context.Context, s org.ServerName, path string) (net.Conn, error)
 	// Refused tells a dial error that means "nobody listens there".
 	Refused func(error) bool
 	// Turned is told the changes of peers' states, in order and from a
 	// goroutine of its own; what it cannot keep up with is left out.
 	Turned func(s org.ServerName, from, to State, after time.Duration)
-	Log    *slog.Logger
+	// PathTurned is told likewise how the paths of peers with several change.
+	PathTurned func(s org.ServerName, path string, from, to State, after time.Duration)
+	Log        *slog.Logger
 }
 
 // Peer is what this server finds of another.
@@ -36,6 +42,16 @@ type Peer struct {
 	LastHeard time.Time // zero: never since this process started
 	RTT       time.Duration
 	Boot      string // changes when its process was started anew
+	Paths     []Path // the preferred one first
+}
+
+// Path is what this server finds of one way to a peer.
+type Path struct {
+	Name      string
+	State     State
+	Since     time.Time
+	LastHeard time.Time
+	RTT       time.Duration
 }
 
 // Mesh is one server's end of the mesh.
@@ -44,13 +60,13 @@ type Mesh struct {
 	boot  string
 	start time.Time
 
-	mu       sync.Mutex // guards all below and all fields of peers
+	mu       sync.Mutex // guards all below and all fields of peers and paths
 	peers    map[org.ServerName]*peer
 	sections map[string]published
 	versions uint64
 	changed  chan struct{}
 	deafTill time.Time // after a gap in our own life: find nobody silent before
-	running  func(*peer)
+	running  func(*path)
 	turns    chan func()
 }
 
@@ -62,27 +78,11 @@ type published struct {
 	version uint64
 }
 
-type peer struct {
-	name   org.ServerName
-	state  State
-	since  time.Time
-	heard  time.Time // last heartbeat
-	rtt    time.Duration
-	boot   string
-	lastTx int64 // Sent of its last beat, to echo
-	says   map[org.ServerName]State
-	held   map[string][]byte // its sections
-	in     net.Conn          // the connection it speaks on; older ones are ignored
-
-	kick         chan struct{} // send a heartbeat now
-	cancel       context.CancelFunc
-	watched      time.Time // since when we listen for it
-	reset        time.Time // its connection broke
-	firstRefused time.Time
-}
-
 // New makes a mesh with a new boot id.
 func New(cfg Config) *Mesh {
+	if cfg.PathSilent == 0 {
+		cfg.PathSilent = cfg.SilentAfter / 2
+	}
 	return &Mesh{cfg: cfg, boot: rand.Text(), start: time.Now(), peers: map[org.ServerName]*peer{},
 		sections: map[string]published{}, changed: make(chan struct{}), turns: make(chan func(), maxTurns)}
 }
@@ -94,14 +94,16 @@ func (m *Mesh) Boot() string { return m.boot }
 func (m *Mesh) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	m.mu.Lock()
-	m.running = func(p *peer) {
+	m.running = func(q *path) {
 		pctx, cancel := context.WithCancel(ctx)
-		p.cancel = cancel
-		p.watched = time.Now()
-		wg.Go(func() { m.talk(pctx, p) })
+		q.cancel = cancel
+		q.watched = time.Now()
+		wg.Go(func() { m.talk(pctx, q) })
 	}
 	for _, p := range m.peers {
-		m.running(p)
+		for _, q := range p.paths {
+			m.running(q)
+		}
 	}
 	m.mu.Unlock()
 	wg.Go(func() {
@@ -122,33 +124,6 @@ func (m *Mesh) Run(ctx context.Context) error {
 	return nil
 }
 
-// SetPeers says who the other members are.
-func (m *Mesh) SetPeers(names []org.ServerName) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name, p := range m.peers {
-		if !slices.Contains(names, name) {
-			if p.cancel != nil {
-				p.cancel()
-			}
-			delete(m.peers, name)
-			m.touch()
-		}
-	}
-	for _, name := range names {
-		if name == m.cfg.Self || m.peers[name] != nil {
-			continue
-		}
-		now := time.Now()
-		p := &peer{name: name, state: Unknown, since: now, watched: now, kick: make(chan struct{}, 1), held: map[string][]byte{}}
-		m.peers[name] = p
-		if m.running != nil {
-			m.running(p)
-		}
-		m.touch()
-	}
-}
-
 // touch announces a change; mu is held.
 func (m *Mesh) touch() {
 	close(m.changed)
@@ -165,9 +140,11 @@ func (m *Mesh) turn(p *peer, to State, now time.Time) {
 	p.state, p.since = to, now
 	m.touch()
 	for _, other := range m.peers {
-		select {
-		case other.kick <- struct{}{}:
-		default:
+		for _, q := range other.paths {
+			select {
+			case q.kick <- struct{}{}:
+			default:
+			}
 		}
 	}
 	if m.cfg.Turned != nil {
@@ -200,8 +177,8 @@ func (m *Mesh) watch(ctx context.Context) {
 		last = now
 		if now.After(m.deafTill) {
 			for _, p := range m.peers {
-				if silence := now.Sub(latest(p.heard, p.watched)); silence >= m.cfg.SilentAfter && p.state != Refused {
-					m.turn(p, Silent, now)
+				for _, q := range p.paths {
+					m.watchPath(q, now)
 				}
 			}
 		}
@@ -222,7 +199,12 @@ func (m *Mesh) Peers() []Peer {
 	defer m.mu.Unlock()
 	out := make([]Peer, 0, len(m.peers))
 	for _, p := range m.peers {
-		out = append(out, Peer{p.name, p.state, p.since, p.heard, p.rtt, p.boot})
+		x := Peer{Server: p.name, State: p.state, Since: p.since, LastHeard: p.heard(), RTT: p.paths[0].rtt, Boot: p.boot}
+		if v := p.voice(); v != nil {
+			x.RTT = v.rtt
+		}
+		x.Paths = p.seen()
+		out = append(out, x)
 	}
 	slices.SortFunc(out, func(a, b Peer) int { return cmp.Compare(a.Server, b.Server) })
 	return out
@@ -284,6 +266,6 @@ func (m *Mesh) Published(s org.ServerName, name string) (v []byte, heard time.Ti
 	if p == nil {
 		return nil, time.Time{}, false
 	}
-	v, ok = p.held[name]
-	return v, p.heard, ok
+	held, ok := p.held[name]
+	return held.value, p.heard(), ok
 }

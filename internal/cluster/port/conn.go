@@ -14,14 +14,15 @@ import (
 // Conn is a connection whose other end is known.
 type Conn struct {
 	*tls.Conn
-	sub  ca.Subject
-	once sync.Once
-	done chan struct{}
-	end  func()
+	sub   ca.Subject
+	proto string
+	once  sync.Once
+	done  chan struct{}
+	end   func()
 }
 
-func (p *Port) track(t *tls.Conn, sub ca.Subject) *Conn {
-	c := &Conn{Conn: t, sub: sub, done: make(chan struct{})}
+func (p *Port) track(t *tls.Conn, sub ca.Subject, proto string) *Conn {
+	c := &Conn{Conn: t, sub: sub, proto: proto, done: make(chan struct{})}
 	p.mu.Lock()
 	p.conns[c] = struct{}{}
 	p.mu.Unlock()

@@ -1,6 +1,7 @@
 package port
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,8 +48,11 @@ type Port struct {
 	open     map[string]bool // protocols without client certificate
 	listener net.Listener
 
-	mu    sync.Mutex // guards conns
-	conns map[*Conn]struct{}
+	mu     sync.Mutex // guards the rest
+	conns  map[*Conn]struct{}
+	ctx    context.Context // while serving
+	extra  map[string]net.Listener
+	extras sync.WaitGroup
 }
 
 // New makes a port; Handle, HandleOpen and Slot come before Listen.
@@ -59,7 +63,7 @@ func New(cfg Config) *Port {
 	if cfg.HandshakeTimeout == 0 {
 		cfg.HandshakeTimeout = 5 * time.Second
 	}
-	return &Port{cfg: cfg, handlers: map[string]Handler{}, open: map[string]bool{}, conns: map[*Conn]struct{}{}}
+	return &Port{cfg: cfg, handlers: map[string]Handler{}, open: map[string]bool{}, conns: map[*Conn]struct{}{}, extra: map[string]net.Listener{}}
 }
 
 // Handle registers a protocol between members.
@@ -95,7 +99,64 @@ func (p *Port) Listen() error {
 }
 
 // Serve accepts until ctx ends, and returns when every handler has.
-func (p *Port) Serve(ctx context.Context) error { return netx.Serve(ctx, p.listener, p.serve) }
+func (p *Port) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	p.mu.Lock()
+	p.ctx = ctx
+	p.mu.Unlock()
+	err := netx.Serve(ctx, p.listener, p.serve)
+	p.mu.Lock()
+	p.ctx = nil
+	p.mu.Unlock()
+	cancel()
+	p.extras.Wait()
+	return err
+}
+
+// Everywhere tells whether the port listens at all addresses of the machine.
+func (p *Port) Everywhere() bool {
+	a, ok := p.listener.Addr().(*net.TCPAddr)
+	return ok && a.IP.IsUnspecified()
+}
+
+// Also makes a served port listen at these further addresses, and at no others
+// that it was given before. It tells of the first that it could not open; the
+// caller tries again.
+func (p *Port) Also(addrs []string) (failed error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx == nil || p.Everywhere() {
+		return nil
+	}
+	for addr, l := range p.extra {
+		if !slices.Contains(addrs, addr) {
+			l.Close()
+			delete(p.extra, addr)
+		}
+	}
+	for _, addr := range addrs {
+		if p.extra[addr] != nil || addr == p.listener.Addr().String() {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			failed = cmp.Or(failed, error(&kind.Error{Kind: kind.Busy, Text: "cluster port", Err: err}))
+			continue
+		}
+		p.extra[addr] = l
+		limited, ctx := netx.Limit(l, p.cfg.MaxConns), p.ctx
+		p.extras.Go(func() {
+			// A listener that breaks is opened anew at the next call.
+			_ = netx.Serve(ctx, limited, p.serve)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.extra[addr] == l {
+				delete(p.extra, addr)
+			}
+		})
+	}
+	return failed
+}
 
 // Close closes the listener of a port that is not served.
 func (p *Port) Close() {
@@ -115,7 +176,7 @@ func (p *Port) serve(ctx context.Context, raw net.Conn) {
 		return
 	}
 	proto := protoOf(t.ConnectionState())
-	c := p.track(t, sub)
+	c := p.track(t, sub, proto)
 	defer c.Close()
 	p.handlers[proto](ctx, sub.Name, c)
 }
@@ -165,7 +226,20 @@ func (p *Port) verify(st tls.ConnectionState, proto string, use x509.ExtKeyUsage
 // if who answers is not that member, Invalid if it does not speak the
 // protocol (another version), Busy otherwise; netx.Refused sees through it.
 func (p *Port) Dial(ctx context.Context, name org.ServerName, addr, proto string) (net.Conn, error) {
-	raw, err := netx.Dialer{Source: p.cfg.Source}.DialContext(ctx, "tcp", addr)
+	return p.dial(ctx, netx.Dialer{Source: p.cfg.Source}, name, addr, proto)
+}
+
+// userTimeout ends connections on a path that acknowledges nothing. It also
+// tells them from etcd's (Abort).
+const userTimeout = 20 * time.Second
+
+// DialFrom is Dial from another of this server's addresses.
+func (p *Port) DialFrom(ctx context.Context, source netip.Addr, name org.ServerName, addr, proto string) (net.Conn, error) {
+	return p.dial(ctx, netx.Dialer{Source: source, UserTimeout: userTimeout}, name, addr, proto)
+}
+
+func (p *Port) dial(ctx context.Context, d netx.Dialer, name org.ServerName, addr, proto string) (net.Conn, error) {
+	raw, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return nil, &kind.Error{Kind: kind.Busy, Text: "dial " + string(name), Err: err}
 	}
@@ -181,7 +255,7 @@ func (p *Port) Dial(ctx context.Context, name org.ServerName, addr, proto string
 		t.Close()
 		return nil, kind.Errorf(kind.Invalid, "dial %s: it does not speak %s", name, proto)
 	}
-	return p.track(t, sub), nil
+	return p.track(t, sub, proto), nil
 }
 
 func handshakeError(name org.ServerName, proto string, err error) error {
@@ -230,6 +304,24 @@ func (p *Port) Evict(keep func(ca.Subject) bool) {
 	for _, c := range out {
 		c.Close()
 	}
+}
+
+// Cut closes the connections of some protocols with a peer at one of this
+// server's addresses, on whichever side they were opened, and counts them.
+func (p *Port) Cut(peer org.ServerName, here netip.Addr, protos ...string) int {
+	p.mu.Lock()
+	var out []*Conn
+	for c := range p.conns {
+		a, err := netip.ParseAddrPort(c.LocalAddr().String())
+		if c.sub.Name == peer && err == nil && a.Addr().Unmap() == here && slices.Contains(protos, c.proto) {
+			out = append(out, c)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range out {
+		c.Close()
+	}
+	return len(out)
 }
 
 // Protocols lists what is served, sorted.
