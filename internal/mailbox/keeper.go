@@ -39,6 +39,7 @@ type Keeper struct {
 	report  chan struct{} // buffered
 	ops     map[string]method
 	seeds   seedSlots
+	leaving leaving
 	// impossible counts changes of state that were refused (org.CopyMay).
 	impossible atomic.Uint64
 

@@ -53,6 +53,7 @@ func New(d Deps, kinds ...Kind) *Engine {
 
 // Pauses of the loop.
 const (
+	lookPause  = 2 * time.Second // between two looks for plans, when nothing changes
 	turnPause  = 250 * time.Millisecond
 	retryPause = time.Second      // after a step's Do failed
 	againPause = 10 * time.Second // after it succeeded, while the step has not come about
@@ -66,7 +67,7 @@ const (
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	tick := time.NewTicker(turnPause)
+	tick := time.NewTicker(lookPause)
 	defer tick.Stop()
 	for {
 		changed := e.group.Changed()

@@ -21,6 +21,7 @@ type State struct {
 	mu      sync.Mutex // guards all
 	rows    map[string]cluster.Item
 	rev     int64
+	view    *cluster.View // of rev, nil where it was not asked for yet
 	changed chan struct{}
 	hook    func(by org.ServerName, done bool) bool
 	obey    func(*State)
@@ -49,6 +50,22 @@ func (s *State) Put(key string, v any) {
 	s.wake()
 }
 
+// Remove drops a row.
+func (s *State) Remove(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Drop(key)
+	s.wake()
+}
+
+// Snapshot is the state now, from Obey.
+func (s *State) Snapshot() *cluster.View {
+	if s.view == nil || s.view.Revision() != s.rev {
+		s.view = cluster.NewView(s.rev, maps.Clone(s.rows))
+	}
+	return s.view
+}
+
 // Set writes a row from Obey.
 func (s *State) Set(key string, v any) {
 	b, ok := v.(string)
@@ -69,7 +86,11 @@ func (s *State) Drop(key string) { s.rev++; delete(s.rows, key) }
 // Has tells from Obey whether a row is there.
 func (s *State) Has(key string) bool { _, ok := s.rows[key]; return ok }
 
+// wake has servers obey what was written, and those who wait look again.
 func (s *State) wake() {
+	if s.obey != nil {
+		s.obey(s)
+	}
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
@@ -78,7 +99,7 @@ func (s *State) wake() {
 func (s *State) View() *cluster.View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return cluster.NewView(s.rev, maps.Clone(s.rows))
+	return s.Snapshot()
 }
 
 // Primary is who has the role.
@@ -134,9 +155,6 @@ func (s *Server) Commit(ctx context.Context, t cluster.Txn) (int64, error) {
 		}
 	}
 	rev := s.rev
-	if s.obey != nil {
-		s.obey(s.State)
-	}
 	s.wake()
 	if s.hook != nil && !s.hook(s.name, true) {
 		return 0, kind.Errorf(kind.Busy, "%s dies after it wrote", s.name)
