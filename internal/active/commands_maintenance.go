@@ -34,7 +34,7 @@ func maintenanceCommands(m *Manager) []command.Command {
 	return []command.Command{
 		command.New(command.Command{Noun: "server", Verb: "maintenance start", Short: "Take a server out of service so that it can be stopped without anybody noticing",
 			Changes: true, Dangerous: true, Stream: true,
-			Long: "Refused while a database would keep fewer copies in sync than minimum_copies, while too many other servers are out, or votes would be missing. " +
+			Long: "Refused while a database would keep fewer than two copies in sync, while too many other servers are out, or votes would be missing. " +
 				"Then, step by step: no database becomes active there, doors close between commands, the queue is delivered or handed over, databases and roles move, nobody waits for its copies, and what is left ends. " +
 				"The primary Active Manager carries it out, and a later one goes on if that dies. It stays out, also over restarts, until maintenance stop.",
 			Example: "postern server maintenance start MBX1 --why \"new disks\" --wait"},

@@ -10,6 +10,7 @@ import (
 	"github.com/postern-mail/postern/internal/active/balance"
 	"github.com/postern-mail/postern/internal/active/maintain"
 	"github.com/postern-mail/postern/internal/active/plan"
+	"github.com/postern-mail/postern/internal/active/upgrade"
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
@@ -42,7 +43,7 @@ func newWorks(m *Manager) *works {
 	}
 	w.maintain = &maintain.Library{World: w, Times: times, Now: time.Now}
 	w.engine = plan.New(plan.Deps{Group: m.group, RoleKey: primaryKey, Primary: m.Primary, Tell: w.tell, Log: m.deps.Log},
-		maintain.Kinds(w.maintain)...)
+		append(maintain.Kinds(w.maintain), upgrade.Kind{World: w, Library: w.maintain})...)
 	return w
 }
 

@@ -46,7 +46,7 @@ func (c *Cluster) yieldLead(ctx context.Context) error {
 		changed := c.Changed()
 		if b, _ := c.currentBackend(); b != nil && b.member != nil && b.member.Leader() == b.member.ID() && c.heldBack(c.self.Name) {
 			if err := c.moveLead(ctx, b); err != nil && ctx.Err() == nil {
-				c.log.Warn("cluster: give the lead away", "error", err)
+				c.log.Debug("cluster: give the lead away", "error", err)
 			}
 			changed = nil
 		}

@@ -120,16 +120,16 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
 	st.run("directory", w.directory.Run)
-	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.cfg.Timers == "fast", Log: w.log, Events: w.events,
-		Component: w.components.Of, Plans: active.PlanDeps{Leader: w.cluster.Leader, Boot: w.cluster.Boot}}
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.cfg.Timers == "fast", Log: w.log, Events: w.events}
 	if w.mover != nil {
 		st.run("transport", w.mover.Run)
 		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
-		deps.Plans.Queue = w.mover.Waiting
 	}
+	w.planDeps(&deps)
 	w.active = active.New(w.cfg.Active, deps)
 	st.run("active", w.active.Run)
 	st.run("plans", w.active.RunPlans)
+	st.run("program", w.program)
 	if w.mover != nil {
 		w.components.Obeys(org.Transport, w.mover.Component)
 	}
