@@ -2,12 +2,15 @@ package active
 
 import (
 	"context"
+	"crypto"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/postern-mail/postern/internal/active/balance"
+	"github.com/postern-mail/postern/internal/active/drill"
 	"github.com/postern-mail/postern/internal/active/maintain"
 	"github.com/postern-mail/postern/internal/active/plan"
 	"github.com/postern-mail/postern/internal/active/upgrade"
@@ -26,6 +29,12 @@ type PlanDeps struct {
 	// Queue is what waits in the queue of a server; nil at a witness, which carries
 	// out no plans.
 	Queue func(ctx context.Context, s org.ServerName) (waiting int64, accepting bool, err error)
+	// Store are the mailboxes, in which drills measure; nil at a witness.
+	Store drill.Store
+	// Identity is what reports of drills are signed with, Authority what it is
+	// checked by.
+	Identity  func() (certificate []byte, key crypto.Signer)
+	Authority *x509.Certificate
 }
 
 // works are the plans of this server's Active Manager.
@@ -43,7 +52,7 @@ func newWorks(m *Manager) *works {
 	}
 	w.maintain = &maintain.Library{World: w, Times: times, Now: time.Now}
 	w.engine = plan.New(plan.Deps{Group: m.group, RoleKey: primaryKey, Primary: m.Primary, Tell: w.tell, Log: m.deps.Log},
-		append(maintain.Kinds(w.maintain), upgrade.Kind{World: w, Library: w.maintain})...)
+		append(maintain.Kinds(w.maintain), upgrade.Kind{World: w, Library: w.maintain}, drill.Kind{World: w, Library: w.maintain})...)
 	return w
 }
 

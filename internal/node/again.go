@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,7 +70,13 @@ func (w *mailWorker) planDeps(d *active.Deps) {
 	d.Component = w.components.Of
 	d.Plans = active.PlanDeps{Leader: w.cluster.Leader, Boot: w.cluster.Boot}
 	if w.mover != nil {
-		d.Plans.Queue = w.mover.Waiting
+		d.Plans.Queue, d.Plans.Store = w.mover.Waiting, w.mailbox.Client()
+	}
+	d.Plans.Authority = w.cluster.CA()
+	d.Plans.Identity = func() ([]byte, crypto.Signer) {
+		c := w.cluster.Certificate()
+		key, _ := c.PrivateKey.(crypto.Signer) // all keys of crypto/tls are
+		return c.Certificate[0], key
 	}
 }
 
@@ -102,7 +109,14 @@ func (w *mailWorker) program(ctx context.Context) error {
 			if version, ok := file.look(ctx); ok {
 				w.cluster.Publish(org.ProgramSection, codec.MustMarshal(org.Program{Running: w.cfg.Version, Installed: version}))
 			}
-			if w.orderedAgain() && time.Since(asked) > askAgain {
+			if w.ordered(org.OrderKillWorker) {
+				// A drill. The host starts another worker, as after any death.
+				w.log.Warn("a drill ends this worker")
+				if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+					w.log.Warn("the drill did not end this worker", "error", err)
+				}
+			}
+			if w.ordered(org.OrderReexecute) && time.Since(asked) > askAgain {
 				asked = time.Now()
 				w.log.Info("the group asks for the installed program")
 				if err := syscall.Kill(host, syscall.SIGUSR2); err != nil {
@@ -125,12 +139,12 @@ func (w *mailWorker) program(ctx context.Context) error {
 	}
 }
 
-// orderedAgain tells whether this run of the server is to be followed by one of
-// the installed program.
-func (w *mailWorker) orderedAgain() bool {
+// ordered tells whether something is asked of the host or the worker of this run
+// of the server.
+func (w *mailWorker) ordered(what string) bool {
 	it, ok := w.cluster.View().Get(org.HostOrderKey(w.cluster.Name()))
 	var o org.HostOrder
-	if !ok || json.Unmarshal(it.Value, &o) != nil || o.Do != org.OrderReexecute {
+	if !ok || json.Unmarshal(it.Value, &o) != nil || o.Do != what {
 		return false
 	}
 	boot, _ := w.cluster.Boot(w.cluster.Name())

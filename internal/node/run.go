@@ -129,6 +129,7 @@ func (w *mailWorker) keepers(st *stages) {
 	w.active = active.New(w.cfg.Active, deps)
 	st.run("active", w.active.Run)
 	st.run("plans", w.active.RunPlans)
+	st.run("drills", w.active.RunDrills)
 	st.run("program", w.program)
 	if w.mover != nil {
 		w.components.Obeys(org.Transport, w.mover.Component)

@@ -15,7 +15,7 @@ type Program struct {
 // HostOrder is what the host of a server is asked to do; row orders/<server>. It
 // is for one run of the server: after the next start it is history.
 type HostOrder struct {
-	Do   string    `json:"do"` // OrderReexecute
+	Do   string    `json:"do"` // OrderReexecute, OrderKillWorker
 	Boot string    `json:"boot"`
 	At   time.Time `json:"at"`
 	By   string    `json:"by,omitempty"`
@@ -27,6 +27,9 @@ type HostOrder struct {
 // OrderReexecute has the host end its workers in order and start the program
 // that is installed now in its place.
 const OrderReexecute = "re-execute"
+
+// OrderKillWorker has the mail worker end itself without warning, for a drill.
+const OrderKillWorker = "kill-worker"
 
 // HostOrderKey is the row of what a server's host is asked to do.
 func HostOrderKey(s ServerName) string { return "orders/" + string(s) }
