@@ -96,13 +96,14 @@ type Deps struct {
 	Completed func(id string) bool
 	// Volumes are this server's disks, for AutoReseed; nil: there is none.
 	Volumes Volumes
-	// Fast shortens the timers of AutoReseed, for tests.
+	// Fast shortens the timers of AutoReseed and of plans, for tests.
 	Fast bool
 	// Health tells the health sets of a server and how old that news is; nil sets
 	// where it reported none. nil: every server is healthy.
 	Health func(org.ServerName) (sets map[string]org.SetHealth, age time.Duration)
 	// Component tells what a component of a server may do; nil: everything.
 	Component func(org.ServerName, org.Component) org.ComponentState
+	Plans     PlanDeps
 	Log       *slog.Logger
 	Events    *event.Log
 	// Metrics takes the room's figures, nil for nobody.
@@ -117,6 +118,7 @@ type Manager struct {
 	copies Copies
 	me     org.ServerName
 	said   *journal
+	works  *works
 
 	window  balance.Window
 	watch   *watch
@@ -134,10 +136,12 @@ type Manager struct {
 // New builds a Manager; nothing runs before Run.
 func New(cfg Config, d Deps) *Manager {
 	window, _ := balance.ParseWindow(cfg.BalanceWindow) // Validate told of what is wrong; then it is never open
-	return &Manager{
+	m := &Manager{
 		cfg: cfg.withDefaults(), deps: d, group: d.Group, copies: d.Copies, me: d.Group.Name(),
 		said: newJournal(d.Group, d.Log), window: window, watch: newWatch(), figures: newFigures(d.Metrics), storm: storm{lost: map[org.ServerName]lostServer{}},
 	}
+	m.works = newWorks(m)
+	return m
 }
 
 // turnPause is how often the loop looks when nothing calls it sooner.

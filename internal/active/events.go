@@ -17,4 +17,7 @@ var (
 	evReseedBlocked = event.Define(1331, "reseed_blocked", slog.LevelError, "AutoReseed cannot go on by itself.", "Look at: postern reseed list; fit a spare (postern volume set SERVER VOLUME --spare) or mend the volume, then: postern reseed retry SERVER VOLUME.")
 	evSpare         = event.Define(1332, "spare_assigned", slog.LevelWarn, "A spare volume took the place of one that failed; its copies are being seeded.", "Replace the disk of the failed volume, then: postern volume reset SERVER VOLUME --spare.")
 	evReseedDone    = event.Define(1333, "reseed_done", slog.LevelInfo, "AutoReseed is done with a volume: its copies are healthy and in sync.", "", 1331)
+	evPlan          = event.Define(1320, "plan", slog.LevelInfo, "A plan begins, goes on, or has ended.", "Look at its steps: postern plan show ID.")
+	evPlanHeld      = event.Define(1321, "plan_held", slog.LevelWarn, "A plan waits: a step did not come about, or something is in doubt.", "Look at the reason, postern plan show ID; then postern plan resume ID or postern plan abort ID.")
+	evPlanFailed    = event.Define(1322, "plan_failed", slog.LevelError, "A plan failed, and what it did is taken back.", "Look at the reason: postern plan show ID.")
 )

@@ -21,7 +21,7 @@
 // Servers with several networks in common hear each other on every path (the
 // mesh); Route names the best one for a use, DialOn takes it, and what this room
 // sends moves to another within half a second when one falls silent
-// (docs/decisions/0023).
+// (docs/decisions/0024).
 //
 // Without quorum Commit and Sync answer Busy; View, Published, Dial and the
 // mesh go on. What it needs: a data folder of its own and its cluster address.

@@ -24,6 +24,8 @@ type liveRow struct {
 	Since    time.Time `json:"since"`
 }
 
+func decodeLive(b []byte) (row liveRow, err error) { return row, json.Unmarshal(b, &row) }
+
 // LeaseValid tells whether this server's lease certainly still counts: the
 // last keep-alive that succeeded was sent less than the lease's time ago, less
 // a margin of a tenth for clocks that run at different speed. Wall clocks

@@ -52,6 +52,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	run(c.keepMembers)
 	run(c.keepCertificate)
 	run(c.keepVoters)
+	run(c.yieldLead)
 	run(c.save)
 	run(c.becomeReady)
 	run(c.announce)

@@ -42,14 +42,14 @@ func (l *leader) reviewMembers(ctx context.Context) error {
 	l.c.mu.Unlock()
 	l.adopt(row)
 	l.setCopies(def)
-	canStore := l.c.k.storable(def)
+	canStore, leaving := l.c.k.storable(def), l.c.k.leaving.of(l.c.k.group.View())
 	l.mu.Lock()
 	tail := l.build.from.LSN
 	ms := make([]*member, 0, len(l.members))
 	for _, s := range slices.Sorted(maps.Keys(l.members)) {
 		m := l.members[s]
 		_, m.gone = l.c.k.group.Dead(s)
-		m.canStore = canStore[s] && !m.gone
+		m.canStore, m.leaving = canStore[s] && !m.gone, leaving[s]
 		ms = append(ms, m)
 	}
 	r := rules{grace: l.c.k.cfg.Grace, lostGrace: l.c.k.cfg.LostGrace, redundancy: def.Redundancy, wasAlone: l.mount.AloneSince != nil}

@@ -43,6 +43,7 @@ type Keeper struct {
 	ops     map[string]method
 	seeds   seedSlots
 	zip     func() *zipper // made when it is needed first
+	leaving leaving
 	// impossible counts changes of state that were refused (org.CopyMay).
 	impossible atomic.Uint64
 

@@ -31,6 +31,9 @@ type member struct {
 	// canStore tells that its server is a live member with a copy that is
 	// neither suspended nor failed, being seeded, or on a full volume.
 	canStore bool
+	// leaving tells that its server is to have no part in the group's work
+	// (component high_availability Inactive, as in maintenance).
+	leaving bool
 }
 
 // rules are what membership decides by.
@@ -76,6 +79,17 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		}
 	}
 	for _, m := range ms {
+		// Who leaves on purpose goes as long as two others hold everything: this
+		// copy and one more.
+		if m.leaving && (m.inSync || m.joining) && left >= 2 && !slices.Contains(v.remove, m.server) {
+			v.remove = append(v.remove, m.server)
+			left--
+		}
+	}
+	for _, m := range ms {
+		if m.leaving && left > 0 {
+			continue
+		}
 		// A copy enters when it has everything confirmed and is close enough
 		// to the end that waiting for it costs no more than one round.
 		if m.inSync || !m.connected || m.short || m.stalls(r, now) || tail > m.acked+enterWithin || slices.Contains(v.remove, m.server) {

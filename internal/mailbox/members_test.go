@@ -54,6 +54,11 @@ func TestJudge(t *testing.T) {
 		{name: "joining and gone is settled by a new row", ms: []*member{ok("B"), with(ok("C"), func(m *member) {
 			m.inSync, m.joining, m.connected, m.lostAt = false, true, false, now.Add(-time.Second)
 		})}, remove: []org.ServerName{"C"}},
+		{name: "leaves while another stays", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.leaving = true })}, remove: []org.ServerName{"C"}},
+		{name: "two leave: one of them stays", ms: []*member{with(ok("B"), func(m *member) { m.leaving = true }), with(ok("C"), func(m *member) { m.leaving = true })}, remove: []org.ServerName{"B"}},
+		{name: "the only other does not leave", ms: []*member{with(ok("B"), func(m *member) { m.leaving = true })}},
+		{name: "leaves and does not enter again", ms: []*member{ok("B"), with(ok("C"), func(m *member) { m.leaving, m.inSync = true, false })}},
+		{name: "enters although it leaves, where nobody else is", ms: []*member{with(ok("C"), func(m *member) { m.leaving, m.inSync = true, false })}, add: []org.ServerName{"C"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rr := r

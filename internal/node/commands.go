@@ -83,7 +83,7 @@ func serveCommand(version string) *cobra.Command {
 			if worker != "" {
 				return runWorker(c.Context(), worker, p)
 			}
-			return runHost(c.Context(), p)
+			return orAgain(c.Context(), func(ctx context.Context) error { return runHost(ctx, p) })
 		}}
 	p.flags(c)
 	c.Flags().StringVar(&worker, "worker", "", "be a worker of a host")

@@ -181,7 +181,9 @@ func (h *Host) Run(ctx context.Context) error {
 		})
 	}
 	<-ctx.Done()
-	h.notify.send("STOPPING=1")
+	if !errors.Is(context.Cause(ctx), errAgain) { // then the service goes on, as the same process
+		h.notify.send("STOPPING=1")
+	}
 	h.events.Emit(EventHostStopping, "host %d drains: %v", os.Getpid(), context.Cause(ctx))
 	wg.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {

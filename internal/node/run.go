@@ -136,8 +136,12 @@ func (w *mailWorker) keepers(st *stages) {
 		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
 	}
 	deps.Component, deps.Metrics = w.components.Of, w.metrics
+	w.planDeps(&deps)
 	w.active = active.New(w.cfg.Active, deps)
 	st.run("active", w.active.Run)
+	st.run("plans", w.active.RunPlans)
+	st.run("drills", w.active.RunDrills)
+	st.run("program", w.program)
 	if w.mover != nil {
 		w.components.Obeys(org.Transport, w.mover.Component)
 	}

@@ -74,6 +74,9 @@ func (s ComponentState) Stronger(o ComponentState) ComponentState {
 	return Inactive
 }
 
+// AtLeast tells whether a state holds back as much as another.
+func (s ComponentState) AtLeast(o ComponentState) bool { return s.strength() >= o.strength() }
+
 // Requester is on whose behalf a component is held back. Each requester has an
 // entry of its own, so that one cannot end what another began.
 type Requester string

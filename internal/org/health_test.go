@@ -75,3 +75,14 @@ func TestHealthOrder(t *testing.T) {
 		}
 	}
 }
+
+func TestAtLeast(t *testing.T) {
+	for _, c := range []struct {
+		a, b ComponentState
+		want bool
+	}{{Inactive, Draining, true}, {Draining, Draining, true}, {Active, Draining, false}, {"", Active, true}, {"Later", Inactive, true}} {
+		if c.a.AtLeast(c.b) != c.want {
+			t.Errorf("%q at least %q: want %v", c.a, c.b, c.want)
+		}
+	}
+}

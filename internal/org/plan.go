@@ -22,6 +22,22 @@ type Plan struct {
 	Steps         []PlanStep `json:"steps"`
 	Ended         time.Time  `json:"ended,omitzero"`
 	Held          string     `json:"held,omitempty"` // what it waits for, or why it failed
+	// Ask tells that a plan that is Held does not go on by itself: a person has to
+	// look and resume it.
+	Ask bool `json:"ask,omitempty"`
+	// AbortedBy is who ended it, while what was done is undone and afterwards.
+	AbortedBy string `json:"aborted_by,omitempty"`
+}
+
+// Step returns the first step that is to come or under way, the number of steps
+// where there is none.
+func (p Plan) Step() int {
+	for i, s := range p.Steps {
+		if s.State == StepWaiting || s.State == StepRunning {
+			return i
+		}
+	}
+	return len(p.Steps)
 }
 
 // PlanPrefix is what the rows of plans begin with.
@@ -34,10 +50,11 @@ type PlanState string
 const (
 	PlanPlanned PlanState = "Planned"
 	PlanRunning PlanState = "Running"
-	PlanHeld    PlanState = "Held" // goes on by `plan resume` or when the reason ends
+	PlanHeld    PlanState = "Held"    // goes on by `plan resume` or when the reason ends
+	PlanUndoing PlanState = "Undoing" // it failed or was aborted, and what was done is taken back
 	PlanDone    PlanState = "Done"
-	PlanFailed  PlanState = "Failed"
-	PlanUndone  PlanState = "Undone"
+	PlanFailed  PlanState = "Failed" // and not everything could be taken back
+	PlanUndone  PlanState = "Undone" // it failed, and nothing of it is left
 	PlanAborted PlanState = "Aborted"
 )
 

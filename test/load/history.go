@@ -51,6 +51,7 @@ const (
 	FailedNO   TroubleKind = "failed"     // NO, BAD, 4xx or 5xx to something valid
 	NoConnect  TroubleKind = "no-connect" // a connection was not taken or the login failed
 	WrongView  TroubleKind = "wrong-view" // a session was told something that is not so
+	Goodbye    TroubleKind = "goodbye"    // the server closed the connection between two commands and said so (421, BYE)
 )
 
 // History is what all clients remember. It is safe for concurrent use.

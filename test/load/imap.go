@@ -40,18 +40,22 @@ func dialIMAP(addr string, conf *tls.Config, h *imapclient.UnilateralDataHandler
 
 // login connects a user to the n-th server that is up.
 func (t *Target) login(n int, u User, h *imapclient.UnilateralDataHandler) (*conn, error) {
-	srv := t.pick(n)
-	c, err := dialIMAP(srv.IMAP, t.TLS, h)
-	if err != nil {
-		return &conn{server: srv.Name}, err
-	}
-	out := &conn{client: c, server: srv.Name}
-	if err := out.wait(func() error { return c.Login(u.Address, u.Password).Wait() }); err != nil {
-		c.Close()
-		out.client = nil
-		return out, fmt.Errorf("login: %w", err)
-	}
-	return out, nil
+	out := &conn{}
+	srv, err := t.reach(n, func(srv *Server) error {
+		c, err := dialIMAP(srv.IMAP, t.TLS, h)
+		if err != nil {
+			return err
+		}
+		out.client = c
+		if err := out.wait(func() error { return c.Login(u.Address, u.Password).Wait() }); err != nil {
+			c.Close()
+			out.client = nil
+			return fmt.Errorf("login: %w", err)
+		}
+		return nil
+	})
+	out.server = srv.Name
+	return out, err
 }
 
 // wait runs one command and hangs up when it takes too long.
@@ -72,6 +76,12 @@ func (c *conn) close() {
 func answered(err error) bool {
 	var e *imap.Error
 	return errors.As(err, &e) && e.Type != imap.StatusResponseTypeBye
+}
+
+// saidBye tells whether the server closed the connection with a word.
+func saidBye(err error) bool {
+	var e *imap.Error
+	return errors.As(err, &e) && e.Type == imap.StatusResponseTypeBye
 }
 
 // messages is how many messages the open mailbox has, as last told. The

@@ -106,6 +106,11 @@ func (s *Sender) message(ctx context.Context) {
 			s.drop()
 			continue
 		}
+		if answer.Code == 421 {
+			s.History.Trouble(s.Name, s.server, Goodbye, answer.Error())
+			s.drop()
+			continue
+		}
 		s.History.Trouble(s.Name, s.server, FailedNO, answer.Error())
 		if !answer.Temporary() {
 			s.History.End(sent, Refused)
@@ -160,13 +165,6 @@ func (s *Sender) recipients() []string {
 
 func (s *Sender) connect(ctx context.Context) bool {
 	c, server, err := s.dial()
-	if err == nil {
-		c.CommandTimeout, c.SubmissionTimeout = time.Minute, time.Minute
-		err = c.Hello("load.invalid")
-		if err != nil {
-			c.Close()
-		}
-	}
 	if err != nil {
 		s.History.Trouble(s.Name, server, NoConnect, err.Error())
 		pause(ctx, 100*time.Millisecond)
@@ -179,14 +177,32 @@ func (s *Sender) connect(ctx context.Context) bool {
 
 func (s *Sender) dial() (*smtp.Client, string, error) {
 	if s.Dial != nil {
-		return s.Dial()
+		c, server, err := s.Dial()
+		if err == nil {
+			err = greet(c)
+		}
+		return c, server, err
 	}
-	srv := s.Target.pick(s.Number)
-	c, err := dial(srv.SMTP)
+	var c *smtp.Client
+	srv, err := s.Target.reach(s.Number, func(srv *Server) error {
+		conn, err := dial(srv.SMTP)
+		if err != nil {
+			return err
+		}
+		c = smtp.NewClient(conn)
+		return greet(c)
+	})
+	return c, srv.Name, err
+}
+
+// greet says hello, and hangs up where that is not answered well.
+func greet(c *smtp.Client) error {
+	c.CommandTimeout, c.SubmissionTimeout = time.Minute, time.Minute
+	err := c.Hello("load.invalid")
 	if err != nil {
-		return nil, srv.Name, err
+		c.Close()
 	}
-	return smtp.NewClient(c), srv.Name, nil
+	return err
 }
 
 func (s *Sender) drop() {

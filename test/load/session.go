@@ -80,7 +80,11 @@ func (s *Session) failed(ctx context.Context, what string, err error) {
 		return
 	}
 	if ctx.Err() == nil {
-		s.History.Trouble(s.Name, s.conn.server, Disconnect, what+": "+err.Error())
+		kind := Disconnect
+		if saidBye(err) {
+			kind = Goodbye
+		}
+		s.History.Trouble(s.Name, s.conn.server, kind, what+": "+err.Error())
 	}
 	s.conn.close()
 	s.conn, s.opened = nil, false

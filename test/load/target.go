@@ -31,6 +31,10 @@ type Target struct {
 	Servers []*Server
 	Users   []User
 	TLS     *tls.Config
+	// Follow has clients try the next server at once where one takes no
+	// connection, as those do that know several addresses of one name. Only when
+	// none takes it that is a trouble.
+	Follow bool
 }
 
 // labFile is the part of DIR/lab.json that clients need.
@@ -116,6 +120,26 @@ func (t *Target) pick(n int) *Server {
 		}
 	}
 	return t.Servers[rand.IntN(len(t.Servers))]
+}
+
+// reach tries servers with f, the n-th that is up first, and the others where
+// clients follow. It returns the server that was tried last.
+func (t *Target) reach(n int, f func(*Server) error) (*Server, error) {
+	srv := t.pick(n)
+	err := f(srv)
+	if err == nil || !t.Follow {
+		return srv, err
+	}
+	for i := range t.Servers {
+		next := t.Servers[(n+i)%len(t.Servers)]
+		if next == srv || next.down.Load() {
+			continue
+		}
+		if err2 := f(next); err2 == nil {
+			return next, nil
+		}
+	}
+	return srv, err
 }
 
 func dial(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, 5*time.Second) }

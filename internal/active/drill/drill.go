@@ -1,0 +1,206 @@
+package drill
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/internal/active/maintain"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// KindName is the kind of these plans.
+const KindName = "drill"
+
+// Exercises.
+const (
+	Move        = "move"        // a database moves away and back
+	KillWorker  = "kill-worker" // the mail worker of a server ends without warning
+	Maintenance = "maintenance" // a server goes out of service and comes back
+)
+
+// Names of the steps that are not maintenance's.
+const (
+	StepCheck   = "check redundancy"
+	StepMeasure = "measure"
+	StepMove    = "move database"
+	StepBack    = "move it back"
+	StepKill    = "kill mail worker"
+	StepSettle  = "settle"
+	StepReport  = "report"
+)
+
+// Most of what is measured at the same time.
+const (
+	mostDatabases = 4
+	mostMeters    = 2
+)
+
+// DefaultAllowed is how long clients may wait where nothing else is said.
+const DefaultAllowed = 5 * time.Second
+
+// Order is what somebody wants.
+type Order struct {
+	Exercise string           `json:"exercise"`
+	Server   org.ServerName   `json:"server,omitempty"`
+	Database org.DatabaseName `json:"database,omitempty"` // of a move
+	To       org.ServerName   `json:"to,omitempty"`
+	Allowed  time.Duration    `json:"allowed"`
+	By       string           `json:"by,omitempty"`
+	Why      string           `json:"why,omitempty"`
+	// Databases are measured, by Meters.
+	Databases []org.DatabaseName `json:"databases,omitempty"`
+	Meters    []org.ServerName   `json:"meters,omitempty"`
+	// Before is the sum of the rows when the drill was ordered.
+	Before string `json:"rows_before,omitempty"`
+}
+
+// Complete fills in what an order leaves open: the server or target, what is
+// measured, and by whom. It is pure. Errors: NotFound, Invalid.
+func Complete(f maintain.Facts, o Order) (Order, error) {
+	if o.Allowed <= 0 {
+		o.Allowed = DefaultAllowed
+	}
+	switch o.Exercise {
+	case Move:
+		i := slices.IndexFunc(f.Databases, func(d maintain.Database) bool { return d.Name == o.Database })
+		if i < 0 {
+			return o, kind.WithHint(kind.Errorf(kind.NotFound, "database %q does not exist", o.Database), "postern database list")
+		}
+		d := f.Databases[i]
+		o.Server, o.Databases = d.Active, []org.DatabaseName{d.Name}
+		if o.To == "" {
+			o.To = target(f, d)
+		}
+		if o.To == "" || o.To == d.Active || !slices.Contains(d.InSync, o.To) {
+			return o, kind.Errorf(kind.Conflict, "%s has no other copy in sync that it could move to", d.Name)
+		}
+	case KillWorker, Maintenance:
+		if !slices.ContainsFunc(f.Servers, func(s maintain.Server) bool { return s.Name == o.Server && !s.Witness }) {
+			return o, kind.WithHint(kind.Errorf(kind.NotFound, "there is no mail server %q", o.Server), "postern server list")
+		}
+		o.Databases = concerned(f, o.Server)
+	default:
+		return o, kind.WithHint(kind.Errorf(kind.Invalid, "exercise %q is not known", o.Exercise), strings.Join([]string{Move, KillWorker, Maintenance}, ", "))
+	}
+	for _, s := range f.Servers {
+		if s.Heard && !s.Witness && !s.Out && s.Name != o.Server && s.Name != o.To && len(o.Meters) < mostMeters {
+			o.Meters = append(o.Meters, s.Name)
+		}
+	}
+	return o, nil
+}
+
+// target is another copy in sync whose server is heard.
+func target(f maintain.Facts, d maintain.Database) org.ServerName {
+	for _, s := range f.Servers {
+		if s.Name != d.Active && s.Heard && !s.Out && s.HighAvailability == org.Active && slices.Contains(d.InSync, s.Name) {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+// concerned are databases that are active on a server, or else that have a copy
+// there.
+func concerned(f maintain.Facts, s org.ServerName) []org.DatabaseName {
+	var active, copies []org.DatabaseName
+	for _, d := range f.Databases {
+		if d.Active == s {
+			active = append(active, d.Name)
+		} else if slices.Contains(d.Copies, s) {
+			copies = append(copies, d.Name)
+		}
+	}
+	all := append(active, copies...)
+	return all[:min(len(all), mostDatabases)]
+}
+
+// Judge tells why a drill may not begin: it has to leave redundancy to spare,
+// and nothing may be wrong already. red are critical health sets that are not
+// well. It reads nothing but its arguments.
+func Judge(f maintain.Facts, o Order, red []string) []string {
+	no := slices.Clone(red)
+	if len(o.Meters) == 0 {
+		no = append(no, "no server is left that could measure")
+	}
+	if len(o.Databases) == 0 {
+		no = append(no, "no database is concerned, so nothing would be shown")
+	}
+	for _, s := range f.Servers {
+		if !s.Heard {
+			no = append(no, fmt.Sprintf("%s is not heard", s.Name))
+		}
+		if s.Out {
+			no = append(no, fmt.Sprintf("%s is in maintenance", s.Name))
+		}
+	}
+	no = append(no, maintain.Judge(f, maintain.Order{Server: o.Server}, 2)...)
+	for _, d := range f.Databases {
+		if !slices.Contains(d.Copies, o.Server) {
+			continue
+		}
+		if n := len(d.InSync); n < 3 {
+			no = append(no, fmt.Sprintf("%s is in sync on %d servers, a drill wants 3", d.Name, n))
+		}
+	}
+	slices.Sort(no)
+	return slices.Compact(no)
+}
+
+// Plan makes the plan of a complete order.
+func Plan(o Order, t maintain.Times) (org.Plan, error) {
+	one := func(name, detail string, s org.ServerName, d time.Duration) org.PlanStep {
+		return org.PlanStep{Name: name, Detail: detail, Server: s, State: org.StepWaiting, Deadline: d}
+	}
+	title := "drill: " + o.Exercise + " " + string(o.Server)
+	steps := []org.PlanStep{
+		one(StepCheck, "redundancy to spare, nothing wrong", o.Server, t.Obey),
+		one(StepMeasure, fmt.Sprintf("%s write and read in %s", names(o.Meters), names(o.Databases)), "", t.Roles),
+	}
+	switch o.Exercise {
+	case Move:
+		title = fmt.Sprintf("drill: %s moves from %s to %s and back", o.Database, o.Server, o.To)
+		steps = append(steps, one(StepMove, string(o.Database), o.To, t.Move), one(StepBack, string(o.Database), o.Server, t.Move))
+	case KillWorker:
+		back := maintain.StopSteps(o.Server, t, false)
+		i := slices.IndexFunc(back, func(s org.PlanStep) bool { return s.Name == maintain.StepSync })
+		steps = append(steps, one(StepKill, "ends without warning", o.Server, t.Move), back[i])
+	case Maintenance:
+		steps = slices.Concat(steps, maintain.StartSteps(o.Server, t), maintain.StopSteps(o.Server, t, true))
+	}
+	steps = append(steps, one(StepSettle, "clients go on for a while", "", t.Roles), one(StepReport, "signed", "", 2*time.Minute))
+	b, err := json.Marshal(o)
+	return org.Plan{Kind: KindName, Title: title, By: o.By, Why: o.Why, Args: b, Steps: steps}, err
+}
+
+func names[T ~string](list []T) string {
+	out := make([]string, len(list))
+	for i, x := range list {
+		out[i] = string(x)
+	}
+	return strings.Join(out, ", ")
+}
+
+// Measuring tells whether clients have to measure while a plan stands as it does:
+// from the step that asks for it to the report.
+func Measuring(p org.Plan) (Order, bool) {
+	var o Order
+	if p.Kind != KindName || p.State != org.PlanRunning || json.Unmarshal(p.Args, &o) != nil {
+		return o, false
+	}
+	for _, s := range p.Steps {
+		switch s.Name {
+		case StepMeasure:
+			if s.State == org.StepWaiting {
+				return o, false
+			}
+		case StepReport:
+			return o, s.State == org.StepWaiting
+		}
+	}
+	return o, false
+}

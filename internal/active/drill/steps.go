@@ -1,0 +1,268 @@
+package drill
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postern-mail/postern/internal/active/maintain"
+	"github.com/postern-mail/postern/internal/active/plan"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// World is what drills need beyond what maintenance does.
+type World interface {
+	Me() org.ServerName
+	// MoveTo moves a database to a server, without loss.
+	MoveTo(ctx context.Context, db org.DatabaseName, to org.ServerName, why string) error
+	// Boot tells one run of a server from another, and its version.
+	Boot(org.ServerName) (boot, version string)
+	// Red are the critical health sets of the group that are not well.
+	Red() []string
+	// Identity is what reports are signed with.
+	Identity() (certificate []byte, key crypto.Signer)
+}
+
+// Kind is drills as a kind of plans.
+type Kind struct {
+	World   World
+	Library *maintain.Library
+}
+
+// Name implements plan.Kind.
+func (Kind) Name() string { return KindName }
+
+// Step implements plan.Kind. Whatever does not come about ends the drill, and what
+// it did is taken back.
+func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
+	var o Order
+	if json.Unmarshal(p.Args, &o) != nil {
+		return plan.Step{}, false
+	}
+	switch s.Name {
+	case StepCheck:
+		return k.check(o), true
+	case StepMeasure:
+		return k.measure(o, p), true
+	case StepMove, StepBack:
+		return k.move(o, s), true
+	case StepKill:
+		return k.kill(o, p, s), true
+	case StepSettle:
+		return plan.Step{Check: func(context.Context) plan.Finding {
+			return plan.Finding{Done: !s.Begun.IsZero() && k.Library.Now().Sub(s.Begun) >= 3*time.Second, Wait: "for clients to go on"}
+		}}, true
+	case StepReport:
+		return k.report(o, p), true
+	}
+	def, ok := k.Library.Step(s, maintain.Order{Server: s.Server, By: o.By, Why: "a drill"})
+	if def.Late == plan.Hold || def.Late == plan.Ask {
+		def.Late = plan.Fail
+	}
+	return def, ok
+}
+
+func (k Kind) check(o Order) plan.Step {
+	return plan.Step{Check: func(ctx context.Context) plan.Finding {
+		no := Judge(k.Library.Facts(ctx), o, k.World.Red())
+		return plan.Finding{Done: len(no) == 0, Stop: strings.Join(no, "; ")}
+	}}
+}
+
+// measureKey is the row of what a client measured.
+func measureKey(drill string, s org.ServerName, db org.DatabaseName) string {
+	return measurePrefix + drill + "/" + string(s) + "/" + string(db)
+}
+
+// MeasureOp is the row of a measure, to be written as it begins and as it ends.
+func MeasureOp(drill string, m Measure) (cluster.Op, error) {
+	b, err := json.Marshal(m)
+	return cluster.Op{Key: measureKey(drill, m.Server, m.Database), Value: b}, err
+}
+
+// measures are those of a drill, and the names of the clients that have not told
+// yet: begun, or with ended also how it ended.
+func (k Kind) measures(o Order, drill string, ended bool) (got []Measure, missing []string) {
+	v := k.Library.World.View()
+	for _, s := range o.Meters {
+		for _, db := range o.Databases {
+			it, ok := v.Get(measureKey(drill, s, db))
+			var m Measure
+			if !ok || json.Unmarshal(it.Value, &m) != nil || ended && m.Ended.IsZero() {
+				missing = append(missing, fmt.Sprintf("%s in %s", s, db))
+				continue
+			}
+			got = append(got, m)
+		}
+	}
+	return got, missing
+}
+
+func (k Kind) measure(o Order, p org.Plan) plan.Step {
+	return plan.Step{Check: func(context.Context) plan.Finding {
+		_, missing := k.measures(o, p.ID, false)
+		return plan.Finding{Done: len(missing) == 0, Wait: "for " + strings.Join(missing, ", ") + " to measure"}
+	}}
+}
+
+func (k Kind) move(o Order, s org.PlanStep) plan.Step {
+	return plan.Step{
+		Check: func(context.Context) plan.Finding {
+			mt, _ := k.Library.World.View().Mount(o.Database)
+			return plan.Finding{Done: mt.Active == s.Server, Wait: fmt.Sprintf("for %s to be active on %s", o.Database, s.Server)}
+		},
+		Do: func(ctx context.Context, pen *plan.Pen) error {
+			if err := pen.Holds(); err != nil {
+				return err
+			}
+			return k.World.MoveTo(ctx, o.Database, s.Server, "a drill")
+		}}
+}
+
+// kill orders the end of the mail worker that runs now. A worker that has been
+// started again is another.
+func (k Kind) kill(o Order, p org.Plan, s org.PlanStep) plan.Step {
+	at := slices.IndexFunc(p.Steps, func(x org.PlanStep) bool { return x.Name == s.Name })
+	order := func() (x org.HostOrder, ok bool) {
+		it, ok := k.Library.World.View().Get(org.HostOrderKey(s.Server))
+		ok = ok && json.Unmarshal(it.Value, &x) == nil && x.Plan == p.ID && x.Step == at
+		return x, ok
+	}
+	return plan.Step{
+		Check: func(context.Context) plan.Finding {
+			x, ok := order()
+			boot, _ := k.World.Boot(s.Server)
+			return plan.Finding{Done: ok && boot != "" && boot != x.Boot && k.Library.World.Heard(s.Server), Wait: fmt.Sprintf("for another mail worker on %s", s.Server)}
+		},
+		Do: func(ctx context.Context, pen *plan.Pen) error {
+			boot, _ := k.World.Boot(s.Server)
+			if _, ok := order(); ok {
+				return nil
+			}
+			if boot == "" {
+				return kind.Errorf(kind.Busy, "%s is not heard", s.Server)
+			}
+			b, err := json.Marshal(org.HostOrder{Do: org.OrderKillWorker, Boot: boot, At: k.Library.Now().UTC(), By: o.By, Plan: p.ID, Step: at})
+			if err != nil {
+				return err
+			}
+			return pen.Commit(ctx, cluster.Txn{Then: []cluster.Op{{Key: org.HostOrderKey(s.Server), Value: b}}})
+		}}
+}
+
+// head is the newest report.
+type head struct {
+	ID  string `json:"id"`
+	Sum string `json:"sum"`
+}
+
+// report waits for what was measured, and writes the report with its place in the
+// chain.
+func (k Kind) report(o Order, p org.Plan) plan.Step {
+	return plan.Step{
+		Check: func(context.Context) plan.Finding {
+			if _, ok := k.Library.World.View().Get(reportPrefix + p.ID); ok {
+				return plan.Finding{Done: true, Note: "postern drill report " + p.ID}
+			}
+			_, missing := k.measures(o, p.ID, true)
+			return plan.Finding{Wait: "for " + strings.Join(missing, ", ") + " to tell what was measured"}
+		},
+		Do: func(ctx context.Context, pen *plan.Pen) error {
+			got, missing := k.measures(o, p.ID, true)
+			if len(missing) > 0 {
+				return kind.Errorf(kind.Busy, "%s did not tell what was measured yet", strings.Join(missing, ", "))
+			}
+			t, err := k.chain(o, p, got)
+			if err != nil {
+				return err
+			}
+			return pen.Commit(ctx, t)
+		}}
+}
+
+// chain is the transaction that adds a report.
+func (k Kind) chain(o Order, p org.Plan, got []Measure) (t cluster.Txn, err error) {
+	v := k.Library.World.View()
+	r := Report{ID: p.ID, Exercise: o.Exercise, Title: p.Title, By: o.By, Why: o.Why, Begun: p.Created.UTC(), Ended: k.Library.Now().UTC(),
+		Versions: map[org.ServerName]string{}, Before: o.Before, After: Rows(v), Steps: p.Steps, Measures: got, Allowed: o.Allowed}
+	for _, s := range v.Servers() {
+		_, r.Versions[s.Name] = k.World.Boot(s.Name)
+	}
+	r.conclude()
+	var h head
+	it, ok := v.Get(headKey)
+	if ok {
+		if err := json.Unmarshal(it.Value, &h); err != nil {
+			return t, kind.Errorf(kind.Corrupt, "row of the newest report: %w", err)
+		}
+	}
+	r.Previous = h.Sum
+	cert, key := k.World.Identity()
+	if err := r.sign(k.World.Me(), cert, key); err != nil {
+		return t, err
+	}
+	sum, err := r.Sum()
+	if err != nil {
+		return t, err
+	}
+	put := func(key string, x any) {
+		b, merr := json.Marshal(x)
+		if merr != nil {
+			err = merr
+		}
+		t.Then = append(t.Then, cluster.Op{Key: key, Value: b})
+	}
+	t.If = []cluster.Cond{{Key: headKey, Revision: it.Revision}}
+	put(headKey, head{ID: r.ID, Sum: sum})
+	put(reportPrefix+r.ID, r)
+	for key := range v.Prefix(measurePrefix) {
+		t.Then = append(t.Then, cluster.Op{Key: key, Delete: true})
+	}
+	t.Then = append(t.Then, dropOld(v)...)
+	return t, err
+}
+
+// dropOld removes the oldest reports beyond those that are kept.
+func dropOld(v *cluster.View) (out []cluster.Op) {
+	var keys []string
+	for key := range v.Prefix(reportPrefix) {
+		keys = append(keys, key)
+	}
+	for i := 0; i < len(keys)-(reportsKept-1); i++ {
+		out = append(out, cluster.Op{Key: keys[i], Delete: true})
+	}
+	return out
+}
+
+// Rows is the sum of what a drill should leave as it was: servers, databases,
+// who is active where, and components.
+func Rows(v *cluster.View) string {
+	h := sha256.New()
+	for _, prefix := range []string{"servers/", "databases/", "mounts/", "components/"} {
+		for key, it := range v.Prefix(prefix) {
+			fmt.Fprintf(h, "%s\x00%d\x00", key, len(it.Value))
+			h.Write(it.Value)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Reports are all that are kept, oldest first.
+func Reports(v *cluster.View) []Report {
+	var out []Report
+	for _, it := range v.Prefix(reportPrefix) {
+		var r Report
+		if json.Unmarshal(it.Value, &r) == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}

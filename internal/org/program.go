@@ -1,0 +1,35 @@
+package org
+
+import "time"
+
+// ProgramSection is the mesh section of Program.
+const ProgramSection = "program"
+
+// Program is which version of the program a server runs, and which is installed
+// on it: that of the file it would be started from now.
+type Program struct {
+	Running   string `json:"running" cbor:"1,keyasint"`
+	Installed string `json:"installed" cbor:"2,keyasint"`
+}
+
+// HostOrder is what the host of a server is asked to do; row orders/<server>. It
+// is for one run of the server: after the next start it is history.
+type HostOrder struct {
+	Do   string    `json:"do"` // OrderReexecute, OrderKillWorker
+	Boot string    `json:"boot"`
+	At   time.Time `json:"at"`
+	By   string    `json:"by,omitempty"`
+	Plan string    `json:"plan,omitempty"`
+	// Step is the number of the plan's step.
+	Step int `json:"step"`
+}
+
+// OrderReexecute has the host end its workers in order and start the program
+// that is installed now in its place.
+const OrderReexecute = "re-execute"
+
+// OrderKillWorker has the mail worker end itself without warning, for a drill.
+const OrderKillWorker = "kill-worker"
+
+// HostOrderKey is the row of what a server's host is asked to do.
+func HostOrderKey(s ServerName) string { return "orders/" + string(s) }

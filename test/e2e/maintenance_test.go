@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postern-mail/postern/test/load"
+)
+
+// planOf is what the tests need of `plan show`.
+type planOf struct {
+	ID    string `json:"id"`
+	State string `json:"state"`
+	Held  string `json:"held"`
+	Steps []struct {
+		Step   string `json:"step"`
+		Server string `json:"server"`
+		State  string `json:"state"`
+		Took   int64  `json:"took"`
+		Detail string `json:"detail"`
+	} `json:"steps"`
+}
+
+// begin starts a plan with a command.
+func (g *group) begin(args ...string) planOf {
+	g.t.Helper()
+	var p planOf
+	must(g.t, g.command(g.t.Context(), &p, args...))
+	if p.ID == "" {
+		g.t.Fatalf("%v began no plan: %+v", args, p)
+	}
+	return p
+}
+
+// done waits until a plan is done. Servers that answer may go meanwhile.
+func (g *group) done(p planOf, patience time.Duration) planOf {
+	g.t.Helper()
+	eventually(g.t, patience, "plan "+p.ID+" is done", func() error {
+		var now planOf
+		if err := g.command(g.t.Context(), &now, "plan", "show", p.ID); err != nil {
+			return err
+		}
+		p = now
+		switch p.State {
+		case "Done":
+			return nil
+		case "Held", "Undone", "Failed", "Aborted":
+			g.t.Fatalf("plan %s is %s: %s\n%s", p.ID, p.State, p.Held, p)
+		}
+		return fmt.Errorf("%s: %s", p.State, p)
+	})
+	for _, s := range p.Steps {
+		g.t.Logf("  %-28s %-5s %-8s %6.1fs  %s", s.Step, s.Server, s.State, time.Duration(s.Took).Seconds(), s.Detail)
+	}
+	return p
+}
+
+// String is where a plan stands.
+func (p planOf) String() string {
+	var out []string
+	for _, s := range p.Steps {
+		if s.State != "waiting" && s.State != "done" {
+			out = append(out, fmt.Sprintf("%s %s %s (%s)", s.Step, s.Server, s.State, s.Detail))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// nobodyNoticed tells what clients met that follow to another server: goodbyes
+// are allowed, and for IMAP a connection that is closed; refusals are not.
+func (c *crowd) nobodyNoticed() {
+	c.t.Helper()
+	seen := map[load.TroubleKind]int{}
+	for _, x := range c.history.Troubles() {
+		seen[x.Kind]++
+		bye := x.Kind == load.Goodbye || x.Kind == load.Disconnect && strings.HasPrefix(x.Client, "imap")
+		if !bye {
+			c.t.Errorf("%s %s at %s: %s: %s", x.At.Format("15:04:05.000"), x.Client, x.Server, x.Kind, x.Text)
+		}
+	}
+	confirmed, refused, _ := c.history.Messages()
+	c.t.Logf("%d messages confirmed, %d refused; met %v", confirmed, refused, seen)
+	if refused > 0 {
+		c.t.Errorf("%d messages were refused", refused)
+	}
+}
+
+// TestMaintenanceCycle takes each server out and back in turn, and stops it for
+// a moment while it is out. No client command fails, no mail is refused.
+func TestMaintenanceCycle(t *testing.T) {
+	g := startLab(t, 11000, "--databases", "3", "--users", "3")
+	c := g.load()
+	c.target.Follow = true
+	c.goesOn(time.Minute)
+	for _, s := range []string{"MBX1", "MBX2", "MBX3"} {
+		begun := time.Now()
+		g.done(g.begin("server", "maintenance", "start", s, "--why", "a test"), 4*time.Minute)
+		var status []struct {
+			Safe  bool   `json:"safe_to_stop"`
+			State string `json:"state"`
+			Why   string `json:"why"`
+		}
+		must(t, g.command(t.Context(), &status, "server", "maintenance", "status", s))
+		if len(status) != 1 || !status[0].Safe || status[0].State != "in maintenance" {
+			t.Fatalf("%s: %+v", s, status)
+		}
+		for _, other := range g.others(s) { // one at a time
+			if err := g.command(t.Context(), nil, "server", "maintenance", "start", other); err == nil || !strings.Contains(err.Error(), s+" is in maintenance") {
+				t.Errorf("%s while %s is out: %v", other, s, err)
+			}
+		}
+		out := time.Since(begun)
+		g.order("kill", s)
+		c.goesOn(time.Minute)
+		g.order("start", s, "--wait")
+		g.done(g.begin("server", "maintenance", "stop", s), 4*time.Minute)
+		g.inSync(time.Minute)
+		c.goesOn(time.Minute)
+		t.Logf("%s: out in %.1f s, whole cycle %.1f s", s, out.Seconds(), time.Since(begun).Seconds())
+	}
+	c.stop()
+	c.nobodyNoticed()
+	c.nothingLost()
+	g.identical()
+}
+
+// TestRollingRestart restarts every server, one after the other, by one command.
+func TestRollingRestart(t *testing.T) {
+	g := startLab(t, 12000, "--databases", "3", "--users", "3")
+	c := g.load()
+	c.target.Follow = true
+	c.goesOn(time.Minute)
+	before := map[string][]int{}
+	for _, s := range g.file().Servers {
+		before[s.Name] = append([]int{s.PID}, s.WorkerPIDs.Mail)
+	}
+	p := g.done(g.begin("upgrade", "run", "--restart-only", "--pause", "3s"), 10*time.Minute)
+	ran := 0
+	for _, s := range p.Steps {
+		if s.Step == "start the installed program" && s.State == "done" {
+			ran++
+		}
+	}
+	if ran != 3 {
+		t.Errorf("%d servers were restarted, want 3", ran)
+	}
+	for _, s := range g.file().Servers {
+		if was := before[s.Name]; s.PID != was[0] || s.WorkerPIDs.Mail == was[1] {
+			t.Errorf("%s: host %d, mail worker %d; before %v: want the same host and another worker", s.Name, s.PID, s.WorkerPIDs.Mail, was)
+		}
+	}
+	g.inSync(time.Minute)
+	c.goesOn(time.Minute)
+	c.stop()
+	c.nobodyNoticed()
+	c.nothingLost()
+	g.identical()
+}
