@@ -13,9 +13,9 @@ var (
 	evChanged = event.Define(1800, "monitor_changed", slog.LevelInfo, "A monitor came into another state.", "")
 	evTell    = event.Define(1801, "health_escalation", slog.LevelError, "Something is wrong that the system could not repair by itself.",
 		"Look at postern health server, and at postern health recovery log for what was tried.")
-	evWell       = event.Define(1802, "healthy_again", slog.LevelInfo, "What was reported before is healthy again.", "")
+	evWell       = event.Define(1802, "healthy_again", slog.LevelInfo, "What was reported before is healthy again.", "", 1801)
 	evSilent     = event.Define(1803, "health_worker_silent", slog.LevelError, "The health worker of this server does not report; it is restarted.", "If it stays so, look at the log of the server.")
-	evBack       = event.Define(1805, "health_worker_back", slog.LevelInfo, "The health worker reports again.", "")
+	evBack       = event.Define(1805, "health_worker_back", slog.LevelInfo, "The health worker reports again.", "", 1803)
 	evRemote     = event.Define(1804, "remote_health_silent", slog.LevelWarn, "Two servers do not hear how a third one is.", "Look at that server: postern server list.")
 	evDeed       = event.Define(1820, "recovery_action", slog.LevelWarn, "The system repaired something by itself.", "See postern health recovery log.")
 	evRefused    = event.Define(1821, "recovery_refused", slog.LevelWarn, "The system did not repair something, since a limit or a missing spare forbids it.", "See postern health recovery log for the reason.")

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/postern-mail/postern/internal/access/certs"
+	"github.com/postern-mail/postern/internal/access/dnsd"
 	"github.com/postern-mail/postern/internal/access/imapd"
 	"github.com/postern-mail/postern/internal/access/smtpd"
 	"github.com/postern-mail/postern/internal/active"
@@ -192,7 +193,7 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 			return ctx.Err()
 		}
 	}
-	return nil
+	return w.openDNS(ctx, st)
 }
 
 // openAdmin opens the admin door and the one for figures. They open before
@@ -203,7 +204,7 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 		return err
 	}
 	deps := api.Deps{Commands: w.commands(), Auth: adminLogins{w.directory}, State: adminState{w.cluster}, Log: w.log, Events: w.events,
-		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events)}, Ready: w.readiness}
+		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events), "GET " + dnsPath: w.dnsAnswers()}, Ready: w.readiness}
 	if listener != nil {
 		deps.Listener, deps.TLS = listener, w.certs.HTTPS()
 	}
@@ -235,7 +236,7 @@ func (w *mailWorker) readiness() error {
 
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
-	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active, Notify: w.alerts})
+	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active, Notify: w.alerts, DNS: w.dnsServers})
 }
 
 // Rooms are what brings commands. For listing them all may be nil.
@@ -247,6 +248,7 @@ type Rooms struct {
 	Transport  *transport.Mover
 	Active     *active.Manager
 	Notify     *notify.Notifier
+	DNS        func() []dnsd.Server
 }
 
 // Commands joins the rooms' entries of the command table.
@@ -259,6 +261,7 @@ func Commands(r Rooms) []command.Command {
 		transport.Commands(r.Transport),
 		active.Commands(r.Active),
 		notify.Commands(r.Notify),
+		dnsd.Commands(r.DNS),
 	)
 }
 
