@@ -30,6 +30,9 @@ func run() int {
 		if c.Name() == "cluster" {
 			c.AddCommand(node.RestoreCommand(version))
 		}
+		if c.Name() == "dns" {
+			c.AddCommand(node.DNSCommand(version))
+		}
 	}
 	return cli.Run(ctx, root, os.Args[1:])
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/access/certs"
+	"github.com/postern-mail/postern/internal/access/dnsd"
 	"github.com/postern-mail/postern/internal/access/imapd"
 	"github.com/postern-mail/postern/internal/access/smtpd"
 	"github.com/postern-mail/postern/internal/active"
@@ -41,6 +42,7 @@ type Config struct {
 	Transport transport.Config `toml:"transport" doc:"The queue and the way to other mail systems."`
 	SMTP      smtpd.Config     `toml:"smtp" doc:"The doors for mail that comes in."`
 	IMAP      imapd.Config     `toml:"imap" doc:"The doors for reading mail."`
+	DNS       dnsd.Config      `toml:"dns" doc:"DNS that answers with the servers that work, as an option."`
 	TLS       certs.Config     `toml:"tls" doc:"The certificate that clients see."`
 	Admin     AdminConfig      `toml:"admin" doc:"The admin API."`
 	Metrics   MetricsConfig    `toml:"metrics" doc:"Figures for a monitoring system."`
@@ -96,7 +98,7 @@ func DefaultConfig() Config {
 		Site: "Site1", Timers: "default", Drain: conf.Duration(20 * time.Second),
 		Mailbox: mailbox.Config{}.WithDefaults(), Transport: transport.Default(),
 		SMTP: smtpd.Default(), IMAP: imapd.Default(),
-		TLS: certs.Default(),
+		DNS: dnsd.Default(), TLS: certs.Default(),
 		Log: logging.Config{Format: "text", Level: "info"},
 	}
 }
@@ -150,7 +152,7 @@ func (c Config) problems(file string, pos settings.Positions) settings.Problems 
 	for _, r := range []struct {
 		section string
 		err     error
-	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"active", c.Active.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"faults", c.Faults.validate(c.Timers)}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
+	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"active", c.Active.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"faults", c.Faults.validate(c.Timers)}, {"dns", c.DNS.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
 		for _, err := range unjoin(r.err) {
 			add(keyIn(r.section, err.Error()), err.Error(), "")
 		}

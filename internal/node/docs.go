@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/postern-mail/postern/internal/access/certs"
+	"github.com/postern-mail/postern/internal/access/dnsd"
 	"github.com/postern-mail/postern/internal/access/imapd"
 	"github.com/postern-mail/postern/internal/access/smtpd"
 	"github.com/postern-mail/postern/internal/active"
@@ -104,6 +105,9 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 		return err
 	}
 	if _, err := imapd.New(imapd.Default(), imapd.Deps{Log: log, Events: events, Metrics: r}); err != nil {
+		return err
+	}
+	if _, err := dnsd.New(dnsd.Default(), dnsd.Deps{Log: log, Events: events, Metrics: r}); err != nil {
 		return err
 	}
 	notify.New(notify.Config{}, notify.Deps{Rows: groupRows{c}, Mesh: groupMesh{c}, Secrets: c, Log: log, Events: events, Metrics: r})

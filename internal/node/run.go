@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-mail/postern/internal/access/certs"
+	"github.com/postern-mail/postern/internal/access/dnsd"
 	"github.com/postern-mail/postern/internal/access/imapd"
 	"github.com/postern-mail/postern/internal/access/smtpd"
 	"github.com/postern-mail/postern/internal/active"
@@ -197,7 +198,7 @@ func (w *mailWorker) doors(ctx context.Context, st *stages) (err error) {
 		}
 	}
 	w.tellDoors()
-	return nil
+	return w.openDNS(ctx, st)
 }
 
 // mailDoors begins the doors for mail, as services that can be built anew.
@@ -273,7 +274,7 @@ func (w *mailWorker) newDesk() (err error) {
 
 // localPaths are those that only the socket has.
 func (w *mailWorker) localPaths() map[string]http.Handler {
-	all := map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events), "GET " + pathPaths: http.HandlerFunc(w.servePaths)}
+	all := map[string]http.Handler{"GET /metrics": w.metrics.Handler(), forwardPath: forwarded(w.events), "GET " + pathPaths: http.HandlerFunc(w.servePaths), "GET " + dnsPath: w.dnsAnswers()}
 	maps.Copy(all, w.desk.Handlers())
 	if w.cfg.Faults.Enabled {
 		maps.Copy(all, w.faults.handlers())
@@ -292,7 +293,7 @@ func (w *mailWorker) readiness() error {
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
 	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active,
-		Notify: w.alerts, Desk: w.desk})
+		Notify: w.alerts, Desk: w.desk, DNS: w.dnsServers})
 }
 
 // Rooms are what brings commands. For listing them all may be nil.
@@ -305,6 +306,7 @@ type Rooms struct {
 	Active     *active.Manager
 	Notify     *notify.Notifier
 	Desk       *health.Desk
+	DNS        func() []dnsd.Server
 }
 
 // Commands joins the rooms' entries of the command table.
@@ -318,6 +320,7 @@ func Commands(r Rooms) []command.Command {
 		active.Commands(r.Active),
 		notify.Commands(r.Notify),
 		health.Commands(r.Desk),
+		dnsd.Commands(r.DNS),
 	)
 }
 

@@ -34,8 +34,9 @@ type Report struct {
 	Set      string `json:"set,omitempty"`    // the health set
 	// Critical reports of level error are told in quiet hours too.
 	Critical bool `json:"critical,omitempty"`
-	// Lasting says that whoever raised it will call Clear. Other alerts close
-	// after an hour without a report.
+	// Lasting says that somebody will say when it is over: a call of Clear, or an
+	// event that ends it. Other alerts close after an hour without a report,
+	// these after a week.
 	Lasting bool `json:"lasting,omitempty"`
 }
 

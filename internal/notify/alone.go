@@ -61,15 +61,12 @@ func (t *turner) withoutQuorum(ctx context.Context, s snapshot, now time.Time) {
 func (t *turner) tellAlone(ctx context.Context, s snapshot, c Channel, alerts []Alert, now time.Time) {
 	n := t.n
 	n.mu.Lock()
-	st, ok := n.told[c.Name]
+	st := s.states[c.Name].value.with(n.told[c.Name])
 	tr := n.tries[c.Name]
-	held_ := n.busy[c.Name] || tr != nil && now.Before(tr.next)
+	waits := n.busy[c.Name] || tr != nil && now.Before(tr.next)
 	n.mu.Unlock()
-	if held_ {
+	if waits {
 		return
-	}
-	if !ok {
-		st = s.states[c.Name].value
 	}
 	m, due, _ := next(c, st, alerts, rulesOf(s), n.pace(), now)
 	if !due || m.Reason == Test {
@@ -123,11 +120,7 @@ func (t *turner) settle(ctx context.Context, s snapshot) {
 		if !ok {
 			continue
 		}
-		err := n.rewrite(ctx, name, h, func(st state) state {
-			st.Told, st.Codes = maps.Clone(st.Told), maps.Clone(st.Codes)
-			st = st.with(mine)
-			return st
-		})
+		err := n.rewrite(ctx, name, h, func(st state) state { return st.with(mine) })
 		if err != nil {
 			n.d.Log.Warn("what was told without quorum is not written", "channel", name, "err", err)
 		}
@@ -136,12 +129,21 @@ func (t *turner) settle(ctx context.Context, s snapshot) {
 
 // with adds what another server told.
 func (st state) with(o state) state {
+	st.Told, st.Codes = maps.Clone(st.Told), maps.Clone(st.Codes)
 	if st.Told == nil {
 		st.Told = map[string]told{}
+	}
+	if st.Codes == nil {
+		st.Codes = map[int]time.Time{}
 	}
 	for id, t := range o.Told {
 		if old, ok := st.Told[id]; !ok || old.At.Before(t.At) {
 			st.Told[id] = t
+		}
+	}
+	for code, at := range o.Codes {
+		if st.Codes[code].Before(at) {
+			st.Codes[code] = at
 		}
 	}
 	for _, at := range o.Sent {

@@ -77,7 +77,7 @@ func channelCommands(n *Notifier) []command.Command {
 		command.New(command.Command{Noun: "notify", Verb: "channel add", Short: "Add a way to tell people outside that something is wrong", Changes: true,
 			Long: "E-mail goes to the named mail server, which must not be one of this group: that may be what failed. A webhook gets JSON, signed by HMAC-SHA256 with the secret (headers X-Postern-Time and X-Postern-Signature). " +
 				"An SMS gateway gets an HTTP form. Nothing is told before a rule names the channel (notify rule add); try it with notify channel test.",
-			Example: "postern notify channel add ops --kind email --address smtp.provider.example:587 --from postern@example.com --to ops@other.example --user postern --secret"},
+			Example: "postern notify channel add ops --kind email --address smtp.provider.example:587 --from postern@example.com --to ops@other.example --user postern --secret-file /root/smtp-password"},
 			func(ctx context.Context, in channelArgs) (command.None, error) {
 				return command.None{}, n.addChannel(ctx, in)
 			}),

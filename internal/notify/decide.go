@@ -25,6 +25,8 @@ type pace struct {
 type state struct {
 	Owner org.ServerName `json:"owner,omitempty"`
 	Since time.Time      `json:"since,omitzero"`
+	// Left is the owner that stopped in order.
+	Left org.ServerName `json:"left,omitempty"`
 	// Told is what the channel knows, by the alert's ID.
 	Told map[string]told `json:"told,omitempty"`
 	// Sent are the times of the messages of the last hour, oldest first.

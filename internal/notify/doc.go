@@ -24,8 +24,8 @@
 //
 // An alert is about a code and an object. It is open, acknowledged (a person
 // has it: no repeats, no escalation) or closed. It closes when whoever raised it
-// says so, when an event that ends it comes (event.Definition.Ends), or, if
-// nobody will ever say, after an hour of quiet.
+// says so, when an event that ends it comes (event.Definition.Ends), or, where
+// nothing says so, after an hour of quiet.
 //
 // What it needs of others are the small interfaces Rows, Mesh and Secrets; it
 // knows neither mail nor health.

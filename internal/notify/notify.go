@@ -185,8 +185,13 @@ func (n *Notifier) Observe(e event.Event) {
 	object := n.objectOf(e.Sentence)
 	level := strings.ToLower(e.Level)
 	if level == LevelWarn || level == LevelError {
-		kind, _ := event.Find(e.Code)
-		n.raise(Report{Code: e.Code, Name: e.Name, Level: level, Object: object, Sentence: e.Sentence, Action: kind.Action}, true)
+		def, _ := event.Find(e.Code)
+		set, _, _ := strings.Cut(object, `\`)
+		if set == object {
+			set = ""
+		}
+		n.raise(Report{Code: e.Code, Name: e.Name, Level: level, Object: object, Sentence: e.Sentence, Action: def.Action, Set: set,
+			Critical: set != "", Lasting: event.Ended(e.Code)}, true)
 	}
 	if len(e.Ends) > 0 {
 		n.mu.Lock()
@@ -195,9 +200,14 @@ func (n *Notifier) Observe(e event.Event) {
 	}
 }
 
-// objectOf finds what a sentence is about: the databases and servers that it
-// names before its first colon. Without any it is this server.
+// objectOf finds what a sentence is about: the health item that it begins with, at
+// this server, or the databases and servers that it names before its first colon.
+// Without any it is this server.
 func (n *Notifier) objectOf(sentence string) string {
+	first, _, _ := strings.Cut(clip(sentence, maxObject), " ")
+	if first = strings.TrimRight(first, ":,.;"); strings.Contains(first, `\`) {
+		return first + " " + string(n.me)
+	}
 	if n.d.Names == nil {
 		return string(n.me)
 	}
@@ -250,6 +260,7 @@ func (n *Notifier) Acknowledge(ctx context.Context, id, by, comment string) (Ale
 // Run writes what was reported, owns channels and tells, until ctx ends.
 func (n *Notifier) Run(ctx context.Context) error {
 	t := newTurner(n)
+	defer t.release(ctx)
 	defer t.wg.Wait()
 	tick := time.NewTicker(n.cfg.Turn)
 	defer tick.Stop()

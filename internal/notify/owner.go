@@ -19,13 +19,13 @@ const failuresInARow = 3
 // serve does what is to be done for one channel: claims it, or tells the next.
 func (t *turner) serve(ctx context.Context, s snapshot, c Channel, now time.Time) {
 	n := t.n
+	after := time.Time{}
 	n.mu.Lock()
-	busy, after := n.busy[c.Name], time.Time{}
 	if tr := n.tries[c.Name]; tr != nil {
 		after = tr.next
 	}
 	n.mu.Unlock()
-	if busy || now.Before(t.wake[c.Name]) || now.Before(after) {
+	if t.busy[c.Name] || now.Before(t.wake[c.Name]) || now.Before(after) {
 		return
 	}
 	st := s.states[c.Name]
@@ -85,7 +85,7 @@ func (t *turner) claim(ctx context.Context, channel string, h held[state], waits
 		return
 	}
 	former := st.Owner
-	st.Owner, st.Since = n.me, now
+	st.Owner, st.Left, st.Since = n.me, "", now
 	if st.Tested.IsZero() {
 		st.Tested = now
 	}
@@ -99,6 +99,31 @@ func (t *turner) claim(ctx context.Context, channel string, h held[state], waits
 	n.d.Log.Info("this server owns the notification channel", "channel", channel, "former", former)
 }
 
+// release gives the channels of a server that stops in order to the others, so
+// that they need not wait for its loss to be noticed.
+func (t *turner) release(ctx context.Context) {
+	n := t.n
+	others := slices.ContainsFunc(n.d.Mesh.Members(), func(m Member) bool { return m.Alive && m.Name != n.me })
+	if !others || !n.d.Rows.Quorum() {
+		return
+	}
+	var changes []change
+	for name, h := range t.reader.read().states {
+		st := h.value
+		if st.Owner != n.me {
+			continue
+		}
+		st.Owner, st.Left = "", n.me
+		changes = append(changes, change{statePrefix + name, h.revision, st})
+	}
+	if len(changes) == 0 {
+		return
+	}
+	if err := n.commit(context.WithoutCancel(ctx), changes...); err != nil {
+		n.d.Log.Info("channels were not handed over", "err", err)
+	}
+}
+
 // fitFor lists the servers that may own a channel, by name: those that live and
 // have not just failed to reach it.
 func fitFor(st state, members []Member, away time.Duration, now time.Time) []org.ServerName {
@@ -109,7 +134,18 @@ func fitFor(st state, members []Member, away time.Duration, now time.Time) []org
 			out = append(out, m.Name)
 		}
 	}
-	slices.Sort(out)
+	// Who left it is asked last.
+	slices.SortFunc(out, func(a, b org.ServerName) int {
+		switch {
+		case a == b:
+			return 0
+		case a == st.Left:
+			return 1
+		case b == st.Left:
+			return -1
+		}
+		return cmp.Compare(a, b)
+	})
 	return out
 }
 
@@ -137,7 +173,7 @@ func (n *Notifier) sendOnce(ctx context.Context, c Channel, m Message) error {
 	if len(c.Secret) > 0 {
 		var err error
 		if secret, err = n.d.Secrets.OpenSecret(purpose(c.Name), c.Secret); err != nil {
-			return kind.WithHint(kind.Errorf(kind.Of(err), "open the secret of channel %s: %w", c.Name, err), "postern notify channel set "+c.Name+" --secret")
+			return kind.WithHint(kind.Errorf(kind.Of(err), "open the secret of channel %s: %w", c.Name, err), "postern notify channel set "+c.Name+" --secret-file FILE")
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)

@@ -3,6 +3,7 @@ package notify
 import (
 	"flag"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -15,6 +16,12 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/org"
+)
+
+// Kinds of events for the scripts: one that lasts until the other comes.
+var (
+	_ = event.Define(9001, "store_red", slog.LevelError, "A store is red.", "")
+	_ = event.Define(9002, "store_green", slog.LevelInfo, "A store is green.", "", 9001)
 )
 
 var update = flag.Bool("update", false, "write what is told into the transcripts")
@@ -152,6 +159,8 @@ func act(t *testing.T, w *world, f []string, line string) {
 		w.mu.Unlock()
 	case "kill":
 		w.kill(org.ServerName(f[1]))
+	case "stop":
+		w.shut(org.ServerName(f[1]))
 	case "start":
 		w.start(org.ServerName(f[1]))
 	case "endpoint":

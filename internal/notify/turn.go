@@ -49,8 +49,9 @@ func (n *Notifier) commit(ctx context.Context, changes ...change) error {
 type turner struct {
 	n        *Notifier
 	reader   *reader
-	wg       sync.WaitGroup // messages on their way
-	alone    time.Time      // since when there is no quorum
+	busy     map[string]bool // channels with a message on its way when the turn began
+	wg       sync.WaitGroup  // messages on their way
+	alone    time.Time       // since when there is no quorum
 	gone     map[string]time.Time
 	wake     map[string]time.Time
 	nextTidy time.Time
@@ -63,6 +64,11 @@ func newTurner(n *Notifier) *turner {
 // turn is one turn of the loop.
 func (t *turner) turn(ctx context.Context) {
 	now := time.Now().UTC()
+	// Before the rows are read: what a message that was on its way then has
+	// changed may be missing in them.
+	t.n.mu.Lock()
+	t.busy = maps.Clone(t.n.busy)
+	t.n.mu.Unlock()
 	s := t.reader.read()
 	t.count(s)
 	if !t.n.d.Rows.Quorum() {
@@ -305,6 +311,8 @@ func (t *turner) ended(a Alert, members []Member, now time.Time) string {
 	case a.State == Closed:
 	case !a.Lasting && now.Sub(a.Last) > t.n.cfg.Quiet:
 		return "not reported again for " + t.n.cfg.Quiet.String()
+	case a.Lasting && now.Sub(a.Last) > t.n.cfg.Keep:
+		return "not reported again for " + t.n.cfg.Keep.String()
 	case a.Lasting && !slices.ContainsFunc(members, func(m Member) bool { return slices.Contains(a.Servers, m.Name) }):
 		return "the server that reported it is no longer a member"
 	}

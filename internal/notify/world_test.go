@@ -88,6 +88,16 @@ func (w *world) kill(name org.ServerName) {
 	<-s.done
 }
 
+// shut ends a server in order.
+func (w *world) shut(name org.ServerName) {
+	s := w.servers[name]
+	s.stop()
+	<-s.done
+	w.mu.Lock()
+	s.up = false
+	w.mu.Unlock()
+}
+
 func (w *world) stop() {
 	for _, s := range w.servers {
 		if s.up {
@@ -154,7 +164,7 @@ func (s *server) Prefix(p string) iter.Seq2[string, Row] {
 func (s *server) Commit(_ context.Context, conds []Cond, writes []Write) error {
 	s.w.mu.Lock()
 	defer s.w.mu.Unlock()
-	if !s.w.quorum {
+	if !s.w.quorum || !s.up {
 		return kind.Errorf(kind.Busy, "no quorum")
 	}
 	for _, c := range conds {

@@ -34,8 +34,8 @@ func (g *group) begin(args ...string) planOf {
 	return p
 }
 
-// done waits until a plan is done. Servers that answer may go meanwhile.
-func (g *group) done(p planOf, patience time.Duration) planOf {
+// planDone waits until a plan is done. Servers that answer may go meanwhile.
+func (g *group) planDone(p planOf, patience time.Duration) planOf {
 	g.t.Helper()
 	eventually(g.t, patience, "plan "+p.ID+" is done", func() error {
 		var now planOf
@@ -96,7 +96,7 @@ func TestMaintenanceCycle(t *testing.T) {
 	c.goesOn(time.Minute)
 	for _, s := range []string{"MBX1", "MBX2", "MBX3"} {
 		begun := time.Now()
-		g.done(g.begin("server", "maintenance", "start", s, "--why", "a test"), 4*time.Minute)
+		g.planDone(g.begin("server", "maintenance", "start", s, "--why", "a test"), 4*time.Minute)
 		var status []struct {
 			Safe  bool   `json:"safe_to_stop"`
 			State string `json:"state"`
@@ -115,7 +115,7 @@ func TestMaintenanceCycle(t *testing.T) {
 		g.order("kill", s)
 		c.goesOn(time.Minute)
 		g.order("start", s, "--wait")
-		g.done(g.begin("server", "maintenance", "stop", s), 4*time.Minute)
+		g.planDone(g.begin("server", "maintenance", "stop", s), 4*time.Minute)
 		g.inSync(time.Minute)
 		c.goesOn(time.Minute)
 		t.Logf("%s: out in %.1f s, whole cycle %.1f s", s, out.Seconds(), time.Since(begun).Seconds())
@@ -136,7 +136,7 @@ func TestRollingRestart(t *testing.T) {
 	for _, s := range g.file().Servers {
 		before[s.Name] = append([]int{s.PID}, s.WorkerPIDs.Mail)
 	}
-	p := g.done(g.begin("upgrade", "run", "--restart-only", "--pause", "3s"), 10*time.Minute)
+	p := g.planDone(g.begin("upgrade", "run", "--restart-only", "--pause", "3s"), 10*time.Minute)
 	ran := 0
 	for _, s := range p.Steps {
 		if s.Step == "start the installed program" && s.State == "done" {

@@ -63,6 +63,18 @@ func Find(code int) (Definition, bool) {
 	return d, ok
 }
 
+// Ended tells whether some kind of event says that this one is over.
+func Ended(code int) bool {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, d := range defined {
+		if slices.Contains(d.Ends, code) {
+			return true
+		}
+	}
+	return false
+}
+
 // Definitions lists all kinds by code.
 func Definitions() []Definition {
 	mu.Lock()
