@@ -24,7 +24,7 @@ type HostLink interface {
 }
 
 // Ends of wishes that recovery actions make. Health ends them sooner when all is
-// well, and renews them while it is not.
+// well; nobody renews them, so that a server whose health is dead comes back.
 const (
 	offlineFor = 4 * time.Hour
 	refuseFor  = time.Hour
