@@ -317,10 +317,12 @@ func (c *dbCopy) play(ctx context.Context) error {
 			if c.jn.Failed() != nil {
 				return c.awaitReseed(ctx)
 			}
-			if time.Since(began) >= roleLasted || kind.Is(err, kind.Busy) || kind.Is(err, kind.Conflict) || kind.Is(err, kind.Elsewhere) {
-				failures = 0 // it worked, or what hinders it passes
+			if time.Since(began) >= roleLasted {
+				failures = 0 // it worked
 			}
-			failures++
+			if passes := kind.Is(err, kind.Busy) || kind.Is(err, kind.Conflict) || kind.Is(err, kind.Elsewhere); !passes {
+				failures++
+			}
 			c.pauseRole(ctx, r, failures, err)
 		}
 	}
@@ -334,7 +336,7 @@ func (c *dbCopy) pauseRole(ctx context.Context, r role, failures int, err error)
 	if r.do == "lead" && failures >= roleTries {
 		c.fail(org.CopyFailed, err)
 	}
-	t := time.NewTimer(min(rolePause<<min(failures-1, 10), rolePauseMost))
+	t := time.NewTimer(min(rolePause<<min(max(failures-1, 0), 10), rolePauseMost))
 	defer t.Stop()
 	for {
 		select {

@@ -63,8 +63,10 @@ func (w *twoWays) DialOn(ctx context.Context, s org.ServerName, proto, network s
 
 func (w *twoWays) Compresses(org.ServerName, net.Conn, bool) bool { return w.zip }
 
-// use makes a network the best one; the others are silent from now on if cut.
+// use makes a network the best one; the others are silent from now on if cut,
+// and as from the mesh it is told at once.
 func (w *twoWays) use(network string, cut bool) {
+	defer w.turn()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.route = network

@@ -65,11 +65,11 @@ type alone struct {
 	handlers  map[string]func(context.Context, org.ServerName, net.Conn)
 	published map[string][]byte
 	conns     []net.Conn
-	never     chan struct{}
+	turned    chan struct{} // closed when what is known of the others changes
 }
 
 func (a *agreed) server(name org.ServerName) *alone {
-	s := &alone{a: a, name: name, handlers: map[string]func(context.Context, org.ServerName, net.Conn){}, published: map[string][]byte{}, never: make(chan struct{})}
+	s := &alone{a: a, name: name, handlers: map[string]func(context.Context, org.ServerName, net.Conn){}, published: map[string][]byte{}, turned: make(chan struct{})}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.servers[name] = s
@@ -131,6 +131,20 @@ func (s *alone) Changed() <-chan struct{} {
 	return s.a.changed
 }
 
+func (s *alone) PeersChanged() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.turned
+}
+
+// turn tells that what is known of the others has changed.
+func (s *alone) turn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.turned)
+	s.turned = make(chan struct{})
+}
+
 func (s *alone) Commit(_ context.Context, t cluster.Txn) (int64, error) {
 	if s.isCut() {
 		return 0, kind.Errorf(kind.Busy, "no quorum")
@@ -157,7 +171,6 @@ func (s *alone) Sync(context.Context) error {
 
 func (s *alone) Quorum() bool                       { return true } // it does not know better for a while
 func (s *alone) Peers() []cluster.Peer              { return nil }
-func (s *alone) PeersChanged() <-chan struct{}      { return s.never }
 func (s *alone) Dead(org.ServerName) (string, bool) { return "", false }
 func (s *alone) Alive(org.ServerName) bool          { return true }
 func (s *alone) LeaseValid() bool                   { return !s.isCut() }
