@@ -1,10 +1,13 @@
 package load
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
@@ -18,12 +21,36 @@ const patience = 90 * time.Second
 type conn struct {
 	client *imapclient.Client
 	server string
+	heard  *listener
 }
 
-func dialIMAP(addr string, conf *tls.Config, h *imapclient.UnilateralDataHandler) (*imapclient.Client, error) {
+// listener notes whether the server said BYE: a command that was on its way then
+// was not read by it, which the library tells as a broken connection.
+type listener struct {
+	net.Conn
+	tail []byte // the end of what was read
+	bye  atomic.Bool
+}
+
+var byeLine = []byte("\r\n* BYE")
+
+// Read implements net.Conn.
+func (l *listener) Read(b []byte) (int, error) {
+	n, err := l.Conn.Read(b)
+	if n > 0 {
+		l.tail = append(l.tail, b[:n]...)
+		if bytes.Contains(l.tail, byeLine) {
+			l.bye.Store(true)
+		}
+		l.tail = append(l.tail[:0], l.tail[max(0, len(l.tail)-len(byeLine)):]...)
+	}
+	return n, err
+}
+
+func dialIMAP(addr string, conf *tls.Config, h *imapclient.UnilateralDataHandler) (*imapclient.Client, *listener, error) {
 	c, err := dial(addr)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if conf != nil {
 		t := tls.Client(c, conf)
@@ -31,22 +58,23 @@ func dialIMAP(addr string, conf *tls.Config, h *imapclient.UnilateralDataHandler
 		defer cancel()
 		if err := t.HandshakeContext(ctx); err != nil {
 			c.Close()
-			return nil, err
+			return nil, nil, err
 		}
 		c = t
 	}
-	return imapclient.New(c, &imapclient.Options{UnilateralDataHandler: h}), nil
+	l := &listener{Conn: c}
+	return imapclient.New(l, &imapclient.Options{UnilateralDataHandler: h}), l, nil
 }
 
 // login connects a user to the n-th server that is up.
 func (t *Target) login(n int, u User, h *imapclient.UnilateralDataHandler) (*conn, error) {
 	out := &conn{}
 	srv, err := t.reach(n, func(srv *Server) error {
-		c, err := dialIMAP(srv.IMAP, t.TLS, h)
+		c, l, err := dialIMAP(srv.IMAP, t.TLS, h)
 		if err != nil {
 			return err
 		}
-		out.client = c
+		out.client, out.heard = c, l
 		if err := out.wait(func() error { return c.Login(u.Address, u.Password).Wait() }); err != nil {
 			c.Close()
 			out.client = nil
@@ -79,9 +107,9 @@ func answered(err error) bool {
 }
 
 // saidBye tells whether the server closed the connection with a word.
-func saidBye(err error) bool {
+func (c *conn) saidBye(err error) bool {
 	var e *imap.Error
-	return errors.As(err, &e) && e.Type == imap.StatusResponseTypeBye
+	return errors.As(err, &e) && e.Type == imap.StatusResponseTypeBye || c.heard != nil && c.heard.bye.Load()
 }
 
 // messages is how many messages the open mailbox has, as last told. The

@@ -81,7 +81,7 @@ func (s *Session) failed(ctx context.Context, what string, err error) {
 	}
 	if ctx.Err() == nil {
 		kind := Disconnect
-		if saidBye(err) {
+		if s.conn.saidBye(err) {
 			kind = Goodbye
 		}
 		s.History.Trouble(s.Name, s.conn.server, kind, what+": "+err.Error())
