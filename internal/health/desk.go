@@ -42,7 +42,6 @@ type Desk struct {
 	reported time.Time // zero: never
 	silent   bool
 	last     org.ServerHealth
-	orders   bool // an order to the host is on its way
 }
 
 // pace are the room's own times.

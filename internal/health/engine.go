@@ -56,6 +56,9 @@ type Engine struct {
 	dirty    bool // something changed that the Desk should hear of at once
 }
 
+// itemKey names a monitor or probe, and what it looks at.
+type itemKey struct{ set, probe, target string }
+
 // watched is one monitor about one target.
 type watched struct {
 	key      itemKey

@@ -1,17 +1,12 @@
 package health
 
 import (
-	"slices"
 	"sync"
 	"time"
 )
 
-// Limits of what is kept of results.
-const (
-	ringSize = 2048 // of all items, for the Engine
-	perItem  = 16   // of each item, for people
-	maxKept  = 4000 // items about targets
-)
+// ringSize is how many results are kept for the Engine.
+const ringSize = 2048
 
 // ring keeps the last results of this process. It is safe for concurrent use.
 type ring struct {
@@ -19,12 +14,9 @@ type ring struct {
 	mu   sync.Mutex // guards the rest
 	all  []Result
 	next uint64 // number of the next result, from 1
-	each map[itemKey][]Result
 }
 
-type itemKey struct{ set, probe, target string }
-
-func newRing(boot uint64) *ring { return &ring{boot: boot, next: 1, each: map[itemKey][]Result{}} }
+func newRing(boot uint64) *ring { return &ring{boot: boot, next: 1} }
 
 func (r *ring) add(x Result) {
 	r.mu.Lock()
@@ -36,27 +28,6 @@ func (r *ring) add(x Result) {
 	} else {
 		r.all[(x.Seq-1)%ringSize] = x
 	}
-	k := itemKey{x.Set, x.Probe, x.Target}
-	old, known := r.each[k]
-	if !known && len(r.each) >= maxKept {
-		r.forget()
-	}
-	if len(old) >= perItem {
-		old = append(old[:0], old[1:]...)
-	}
-	r.each[k] = append(old, x)
-}
-
-// forget drops the item that was not heard of for the longest time.
-func (r *ring) forget() {
-	var oldest itemKey
-	var at uint64
-	for k, all := range r.each {
-		if seq := all[len(all)-1].Seq; at == 0 || seq < at {
-			oldest, at = k, seq
-		}
-	}
-	delete(r.each, oldest)
 }
 
 // after returns the results with a number above n, oldest first, at most most, and what to
@@ -75,13 +46,6 @@ func (r *ring) after(n uint64, most int) (out []Result, next uint64) {
 		return out, out[len(out)-1].Seq
 	}
 	return nil, max(n, r.next-1)
-}
-
-// of returns the last results of one item, oldest first.
-func (r *ring) of(set, probe, target string) []Result {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.each[itemKey{set, probe, target}])
 }
 
 // cross makes results fit to be sent.

@@ -156,7 +156,7 @@ func (r rows) Get(key string) ([]byte, int64, bool) {
 	return it.Value, it.Revision, ok
 }
 
-func (r rows) Prefix(p string) iter.Seq2[string, []byte] { return adminState{r.c}.Prefix(p) }
+func (r rows) Prefix(p string) iter.Seq2[string, []byte] { return adminState(r).Prefix(p) }
 func (r rows) Changed() <-chan struct{}                  { return r.c.Changed() }
 func (r rows) Quorum() bool                              { return r.c.Quorum() }
 

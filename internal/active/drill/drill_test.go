@@ -174,7 +174,6 @@ type store struct {
 	next    mail.UID
 	keys    map[mail.Key]mail.UID
 	there   []mail.UID
-	forget  bool // every message that is confirmed
 	removed bool
 }
 

@@ -37,7 +37,6 @@ type disk struct {
 	bad   error         // what every change answers, nil: done
 	spoil bool          // a process met bad: its copies do not go on by themselves
 	lies  bool          // syncs do nothing: a promise broken on purpose
-	gone  bool          // the process that used it is over
 }
 
 func newDisk(r *random) *disk {
