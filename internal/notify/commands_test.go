@@ -24,6 +24,9 @@ func do(t *testing.T, n *Notifier, name string, params map[string]any) (any, err
 		if err != nil {
 			t.Fatal(err)
 		}
+		if params == nil {
+			params = map[string]any{}
+		}
 		body, err := json.Marshal(params)
 		if err != nil {
 			t.Fatal(err)

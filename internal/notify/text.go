@@ -31,11 +31,11 @@ func (m Message) Subject() string {
 	case len(m.Alerts) > 1 && len(closed) == len(m.Alerts):
 		s = fmt.Sprintf("over: %d alerts", len(closed))
 	case len(closed) == 1:
-		s = "over: " + first.Sentence
+		s = "over" + strings.Replace(m.seen(first), " seen", ", seen", 1) + ": " + first.Sentence
 	case len(open) > 1:
-		s = fmt.Sprintf("%s: %d alerts, first: %s", worst(m.Alerts), len(open), first.Sentence)
+		s = fmt.Sprintf("%s: %d alerts, first%s: %s", worst(m.Alerts), len(open), m.seen(first), first.Sentence)
 	default:
-		s = first.Level + ": " + first.Sentence
+		s = first.Level + m.seen(first) + ": " + first.Sentence
 	}
 	switch m.Reason {
 	case Reminder:
@@ -47,6 +47,20 @@ func (m Message) Subject() string {
 		s = "no quorum: " + s
 	}
 	return clip(s, 160)
+}
+
+// seen says who reported an alert, unless that is who tells it or the sentence
+// names the server: the reader would look at the wrong machine.
+func (m Message) seen(a Alert) string {
+	if len(a.Servers) == 1 && a.Servers[0] == m.Server || len(a.Servers) == 0 {
+		return ""
+	}
+	for _, s := range a.Servers {
+		if !strings.Contains(a.Sentence, string(s)) {
+			return " seen by " + names(a)
+		}
+	}
+	return ""
 }
 
 func split(all []Alert) (open, closed []Alert) {

@@ -106,6 +106,14 @@ func setBasic(v reflect.Value, s string) error {
 }
 
 func setJSON(v reflect.Value, raw json.RawMessage) error {
+	if v.Kind() == reflect.Pointer && string(raw) != "null" {
+		n := reflect.New(v.Type().Elem())
+		if err := setJSON(n.Elem(), raw); err != nil {
+			return err
+		}
+		v.Set(n)
+		return nil
+	}
 	if v.Type() == durationType && len(raw) > 0 && raw[0] == '"' {
 		var s string
 		if err := json.Unmarshal(raw, &s); err != nil {
