@@ -13,7 +13,7 @@ import (
 
 // Health are the room's health items. k may be nil for listing them.
 func Health(k *Keeper) health.Items {
-	return health.Join(copyHealth(k), volumeHealth(k))
+	return health.Join(copyHealth(k), volumeHealth(k), storeHealth(k))
 }
 
 func copyHealth(k *Keeper) health.Items {
@@ -27,7 +27,7 @@ func copyHealth(k *Keeper) health.Items {
 			return f(all[i])
 		}
 	}
-	x := health.CopyItems(health.Copies{
+	return health.CopyItems(health.Copies{
 		All: func() []string {
 			var out []string
 			if k != nil {
@@ -61,12 +61,15 @@ func copyHealth(k *Keeper) health.Items {
 			}
 			return health.Reading{}, nil
 		},
+		Index: look(func(s org.CopyStatus) (health.Reading, error) {
+			r := health.Reading{Text: string(s.ContentIndex)}
+			// One that is made anew from the log is Crawling: that takes its time.
+			if s.ContentIndex == org.IndexFailed && s.State != org.CopyFailed && s.State != org.CopyFailedAndSuspended {
+				return r, kind.Errorf(kind.Internal, "the index is %s", s.ContentIndex)
+			}
+			return r, nil
+		}),
 	})
-	// The index has no state of its own yet.
-	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return p.Set == "Search" })
-	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return m.Set == "Search" })
-	x.Sets = slices.DeleteFunc(x.Sets, func(s health.Set) bool { return s.Name == "Search" })
-	return x
 }
 
 // singleCopies are the databases active here whose mount row knows one copy in
@@ -94,7 +97,7 @@ func volumeHealth(k *Keeper) health.Items {
 			return f(all[i])
 		}
 	}
-	x := health.VolumeItems(health.Volumes{
+	return health.VolumeItems(health.Volumes{
 		All: func() []string {
 			var out []string
 			if k != nil {
@@ -113,6 +116,9 @@ func volumeHealth(k *Keeper) health.Items {
 		Latency: look(func(s VolumeStatus) (health.Reading, error) {
 			return health.Reading{Value: s.Latency.Seconds()}, nil
 		}),
+		Relative: look(func(s VolumeStatus) (health.Reading, error) {
+			return health.Reading{Value: relativeLatency(s, k.Volumes())}, nil
+		}),
 		Space: look(func(s VolumeStatus) (health.Reading, error) {
 			r := health.Reading{Value: 100 * float64(s.Free) / float64(max(s.Size, 1))}
 			if limit := min(lowSpace, s.Size/10); s.Free < limit {
@@ -121,10 +127,25 @@ func volumeHealth(k *Keeper) health.Items {
 			return r, nil
 		}),
 	})
-	drop := func(name string) bool { return name == "Relative" || name == "Outstanding" }
-	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return drop(p.Name) })
-	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return drop(m.Probe) })
-	return x
+}
+
+// quick is what no volume is called slow for, whatever the others do.
+const quick = 50 * time.Millisecond
+
+// relativeLatency is how many times the median latency of the other volumes of
+// this server a volume has; 0 where there are not two others to compare with.
+func relativeLatency(s VolumeStatus, all []VolumeStatus) float64 {
+	var others []time.Duration
+	for _, o := range all {
+		if o.Volume != s.Volume && o.Latency > 0 && o.Cause == "" {
+			others = append(others, o.Latency)
+		}
+	}
+	if len(others) < 2 || s.Latency < quick {
+		return 0
+	}
+	slices.Sort(others)
+	return float64(s.Latency) / float64(others[len(others)/2])
 }
 
 // lowSpace is how many free bytes a volume should have, at most.
