@@ -103,9 +103,12 @@ type Deps struct {
 	Health func(org.ServerName) (sets map[string]org.SetHealth, age time.Duration)
 	// Component tells what a component of a server may do; nil: everything.
 	Component func(org.ServerName, org.Component) org.ComponentState
-	Plans     PlanDeps
-	Log       *slog.Logger
-	Events    *event.Log
+	// Recovery is the recovery mode that holds for a health set of this server, or
+	// for what belongs to none: dry-run, off, or anything else for act. nil: act.
+	Recovery func(set string) string
+	Plans    PlanDeps
+	Log      *slog.Logger
+	Events   *event.Log
 	// Metrics takes the room's figures, nil for nobody.
 	Metrics prometheus.Registerer
 }

@@ -26,6 +26,7 @@ type verdict struct {
 	q      choose.Question
 	d      choose.Decision
 	why    string
+	auto   bool // nobody ordered it
 	handed bool // the active copy stopped before
 	inSync []org.ServerName
 	began  time.Time
@@ -58,7 +59,7 @@ func (m *Manager) decide(ctx context.Context) {
 			continue
 		}
 		q := sc.question(def, mt, choose.Failover)
-		all, qs = append(all, verdict{def: def, mt: mt, q: q, why: why, began: began}), append(qs, q)
+		all, qs = append(all, verdict{def: def, mt: mt, q: q, why: why, auto: true, began: began}), append(qs, q)
 	}
 	for i, d := range choose.ChooseAll(qs, sc.active) {
 		all[i].d = d
@@ -171,11 +172,16 @@ func (m *Manager) noTarget(ctx context.Context, sc *scene, c verdict) {
 		return
 	}
 	m.deps.Events.Emit(evNoTarget, "%s: %s; %s", c.def.Name, c.why, c.d)
-	op, _, err := m.explainedOp(sc.v, e)
+	op, number, err := m.explainedOp(sc.v, e)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		_, err = m.group.Commit(ctx, cluster.Txn{Then: []cluster.Op{op}})
+		r := m.entryOf(c, fmt.Sprintf("%s-%d", c.def.Name, number), e.At)
+		r.Allowed, r.Refused = false, "no copy could be activated"
+		var entry cluster.Op
+		if entry, err = entryOp(r); err == nil {
+			ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+			defer cancel()
+			_, err = m.group.Commit(ctx, cluster.Txn{Then: []cluster.Op{op, entry}})
+		}
 	}
 	if err != nil {
 		m.deps.Log.Warn("keep a decision", "database", c.def.Name, "err", err)
@@ -269,16 +275,31 @@ func (m *Manager) opsOf(v *cluster.View, c verdict) ([]cluster.Op, error) {
 	if c.d.Target == "" {
 		return ops, nil // dismounted
 	}
-	op, number, err := m.explainedOp(v, Explained{At: now, By: m.me, Why: c.why, Term: n.Term, Question: c.q, Decision: c.d})
+	e := Explained{At: now, By: m.me, Why: c.why, Term: n.Term, Question: c.q, Decision: c.d}
+	op, number, err := m.explainedOp(v, e)
 	if err != nil {
 		return nil, err
 	}
 	past, _ := historyOf(v, mt.Database)
+	mv := Moved{At: now, From: mt.Active, To: c.d.Target, Purpose: c.q.Purpose, Term: n.Term, Decision: number}
+	if last := past.open(); last != nil {
+		ops = append(ops, closed(v, last.Recovery, leftBefore, now)...)
+	}
+	if c.auto {
+		e.Number = number
+		r := m.entryOf(c, e.ID(), now)
+		entry, err := entryOp(r)
+		if err != nil {
+			return nil, err
+		}
+		mv.Recovery = r.ID
+		ops = append(ops, entry)
+	}
 	failed := ""
 	if c.q.Purpose == choose.Failover {
 		failed = c.why
 	}
-	b, err = json.Marshal(past.add(Moved{At: now, From: mt.Active, To: c.d.Target, Purpose: c.q.Purpose, Term: n.Term, Decision: number}, failed))
+	b, err = json.Marshal(past.add(mv, failed))
 	return append(ops, op, cluster.Op{Key: movesPrefix + string(mt.Database), Value: b}), err
 }
 

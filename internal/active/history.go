@@ -33,13 +33,17 @@ type Moved struct {
 	Purpose  choose.Purpose `json:"purpose"`
 	Term     org.Term       `json:"term"`
 	Decision int            `json:"decision,omitempty"` // number of what explains it
+	Recovery string         `json:"recovery,omitempty"` // entry of the recovery log, of one that nobody ordered
 	// Result is empty until it is known, "mounted" or why the target failed.
 	Result string        `json:"result,omitempty"`
 	Took   time.Duration `json:"took,omitempty"` // from the decision to the report that it is mounted
 }
 
-// mounted is the result of a move that succeeded.
-const mounted = "mounted"
+// Results of moves.
+const (
+	mounted    = "mounted"
+	leftBefore = "left before it was mounted"
+)
 
 // history is the row of the moves of a database, oldest first.
 type history struct {
@@ -58,12 +62,20 @@ func historyOf(v *cluster.View, db org.DatabaseName) (h history, revision int64)
 	return h, it.Revision
 }
 
+// open is the last move while its end is not known.
+func (h history) open() *Moved {
+	if n := len(h.Moves); n > 0 && h.Moves[n-1].Result == "" {
+		return &h.Moves[n-1]
+	}
+	return nil
+}
+
 // add appends a move; one before it whose end is not known failed if the
 // database leaves its target because of that.
 func (h history) add(mv Moved, failed string) history {
 	all := slices.Clone(h.Moves)
 	if n := len(all); n > 0 && all[n-1].Result == "" {
-		all[n-1].Result = "left before it was mounted"
+		all[n-1].Result = leftBefore
 		if failed != "" && all[n-1].To == mv.From {
 			all[n-1].Result = "failed: " + failed
 		}

@@ -43,6 +43,8 @@ type Order struct {
 	Failing string
 	Skip    Skip
 	DryRun  bool
+
+	automatic bool // nobody ordered it, and no responder has an entry for it
 }
 
 // Move makes another copy of a database the active one: the active copy stops,
@@ -80,7 +82,7 @@ func (m *Manager) choose(sc *scene, o Order) (verdict, error) {
 
 // ask makes the question of a move.
 func (m *Manager) ask(sc *scene, o Order) (verdict, error) {
-	c := verdict{why: o.Why}
+	c := verdict{why: o.Why, auto: o.automatic}
 	def, ok := sc.v.Database(o.Database)
 	mt, known := sc.v.Mount(o.Database)
 	if !ok || !known {

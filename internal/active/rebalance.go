@@ -36,8 +36,15 @@ func (m *Manager) rebalanceSometimes(ctx context.Context, v *cluster.View) {
 	m.beside.Go(func() {
 		defer m.balancing.Unlock()
 		os := m.unbalanced(m.look(v), balance.Rules{By: balance.Preference, Deviation: -1})
-		if len(os) == 0 {
+		switch mode := m.recoveryMode(""); {
+		case len(os) == 0 || mode == recoveryOff:
 			return
+		case mode == recoveryDryRun:
+			m.wouldMove(ctx, os)
+			return
+		}
+		for i := range os {
+			os[i].automatic = true
 		}
 		if _, err := m.moveAll(ctx, m.look(v), os, balanceAtOnce, false, false); err != nil {
 			m.said.say("rebalance", "balance: %v", err)

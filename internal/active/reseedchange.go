@@ -145,11 +145,11 @@ func (r *reseeder) choose(v *cluster.View, dbs []org.DatabaseName) map[org.Datab
 	return reseed.Sources(needs)
 }
 
-// record adds the entry of the recovery log.
-func (t *change) record(row org.Reseed, step reseed.Step) {
+// record adds the entry of the recovery log; of a dry run, what would be done.
+func (t *change) record(row org.Reseed, step reseed.Step, dry bool) {
 	rec := org.Recovery{
 		ID: org.RecoveryID(t.now, t.me, rand.Text()[:6]), Server: t.me, Action: "reseed-" + string(step.Do), Target: string(row.Volume),
-		Responder: "AutoReseed", Begun: t.now, Ended: t.now, Cause: cmp.Or(row.Cause, step.Say), Allowed: true, Result: step.Say,
+		Responder: "AutoReseed", Begun: t.now, Ended: t.now, Cause: cmp.Or(row.Cause, step.Say), Allowed: true, DryRun: dry, Result: step.Say,
 	}
 	for _, n := range row.Steps[max(0, len(row.Steps)-5):] {
 		rec.Evidence = append(rec.Evidence, org.RecoveryEvidence{At: n.At, Item: "AutoReseed", Target: string(row.Volume), Result: string(n.Stage), Text: cut(n.Text, 256)})

@@ -31,7 +31,17 @@ type reseeder struct {
 	t     reseed.Times
 	pause time.Duration
 	seen  map[org.DatabaseName]progress // touched by Run only
+	would map[org.VolumeName]rehearsal  // likewise
 }
+
+// rehearsal is how far AutoReseed of a volume would be, in dry-run mode.
+type rehearsal struct {
+	row  org.Reseed
+	said string // what was last written down, without numbers
+}
+
+// setVolume is the health set whose recovery mode holds for AutoReseed.
+const setVolume = "Volume"
 
 // progress is when a copy last came forward.
 type progress struct {
@@ -42,7 +52,8 @@ type progress struct {
 }
 
 func newReseeder(m *Manager, v Volumes, fast bool) *reseeder {
-	r := &reseeder{m: m, disks: v, t: reseed.Default(), pause: 10 * time.Second, seen: map[org.DatabaseName]progress{}}
+	r := &reseeder{m: m, disks: v, t: reseed.Default(), pause: 10 * time.Second, seen: map[org.DatabaseName]progress{},
+		would: map[org.VolumeName]rehearsal{}}
 	if fast {
 		r.t, r.pause = reseed.Fast(), 500*time.Millisecond
 	}
@@ -77,6 +88,10 @@ func (r *reseeder) turn(ctx context.Context) {
 	}
 	r.watchProgress()
 	works := r.works(v)
+	dry := r.m.recoveryMode(setVolume) == recoveryDryRun
+	if !dry {
+		clear(r.would)
+	}
 	for _, st := range r.disks.Volumes() {
 		if !st.Looked || ctx.Err() != nil {
 			continue
@@ -84,6 +99,10 @@ func (r *reseeder) turn(ctx context.Context) {
 		row, ok := works[st.Volume]
 		if !ok {
 			row.Server, row.Volume = r.m.me, st.Volume
+		}
+		if dry {
+			r.rehearse(ctx, v, works, row.Reseed, st)
+			continue
 		}
 		f := r.facts(ctx, v, works, row.Reseed, st)
 		next, step := reseed.Next(f, row.Reseed, r.t, time.Now().UTC())
@@ -245,7 +264,42 @@ func (r *reseeder) off(v *cluster.View) string {
 	if s := r.component(v, org.RecoveryActions); s != org.Active {
 		return "recovery actions of this server are " + string(s)
 	}
+	if r.m.recoveryMode(setVolume) == recoveryOff {
+		return "recovery is off"
+	}
 	return ""
+}
+
+// rehearse decides as in earnest, from where the work would be if nothing but
+// time had passed, and writes down the deed that would be done. It goes no further
+// than the first deed: what comes after depends on it.
+func (r *reseeder) rehearse(ctx context.Context, v *cluster.View, works map[org.VolumeName]workRow, row org.Reseed, st mailbox.VolumeStatus) {
+	was, begun := r.would[st.Volume]
+	if !begun {
+		was.row = row
+	}
+	f := r.facts(ctx, v, works, was.row, st)
+	now := time.Now().UTC()
+	next, step := reseed.Next(f, was.row, r.t, now)
+	if step.Do == reseed.Nothing {
+		was.row = next
+		r.would[st.Volume] = was
+		return
+	}
+	said := digitless(string(step.Do) + step.Say)
+	if said == was.said {
+		return
+	}
+	t := &change{v: v, me: r.m.me, now: now}
+	t.record(next, step, true)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if _, err := r.m.group.Commit(ctx, t.txn); err != nil {
+		return // said at the next turn
+	}
+	was.said = said
+	r.would[st.Volume] = was
+	r.m.said.say("reseed "+string(st.Volume), "AutoReseed of %s would: %s: %s", st.Volume, step.Do, step.Say)
 }
 
 func (r *reseeder) component(v *cluster.View, c org.Component) org.ComponentState {
@@ -314,7 +368,7 @@ func (r *reseeder) carryOut(ctx context.Context, v *cluster.View, f reseed.Facts
 		t.put(org.ReseedKey(r.m.me, next.Volume), was.rev, next)
 	}
 	if step.Do != reseed.Nothing {
-		t.record(next, step)
+		t.record(next, step, false)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()

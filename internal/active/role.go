@@ -78,7 +78,20 @@ func (m *Manager) take(ctx context.Context, rev int64, why string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	_, err = m.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: primaryKey, Revision: rev}}, Then: []cluster.Op{{Key: primaryKey, Value: b}}})
+	t := cluster.Txn{If: []cluster.Cond{{Key: primaryKey, Revision: rev}}, Then: []cluster.Op{{Key: primaryKey, Value: b}}}
+	if rev > 0 { // the first of a group repairs nothing
+		was, _ := m.primary()
+		now := time.Now().UTC()
+		r := m.entry(actPrimary, string(was.Server), why, now)
+		r.Ended, r.Result = now, string(m.me)+" has the primary role"
+		r.Evidence = []org.RecoveryEvidence{{At: now, Item: byManager, Target: string(was.Server), Result: "source", Text: cut(why, 256)}}
+		op, err := entryOp(r)
+		if err != nil {
+			return err
+		}
+		t.Then = append(t.Then, op)
+	}
+	_, err = m.group.Commit(ctx, t)
 	if err == nil {
 		m.said.say("role", "%s has the primary role: %s", m.me, why)
 		m.deps.Events.Emit(evPrimary, "%s has the primary role: %s", m.me, why)

@@ -3,6 +3,7 @@ package active
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -51,17 +52,19 @@ func (m *Manager) settleMoves(ctx context.Context, sc *scene) {
 // is still open.
 func (sc *scene) settle(db org.DatabaseName) (ops []cluster.Op, open bool) {
 	h, _ := historyOf(sc.v, db)
-	if len(h.Moves) == 0 || h.Moves[len(h.Moves)-1].Result != "" {
+	last := h.open()
+	if last == nil {
 		return nil, false
 	}
-	last := &h.Moves[len(h.Moves)-1]
+	result := leftBefore
 	mt, _ := sc.v.Mount(db)
 	st := sc.server(mt.Active).copies[db]
 	switch {
 	case mt.Active != last.To:
-		last.Result = "left before it was mounted"
+		last.Result = leftBefore
 	case st.State == org.CopyMounted && st.Term >= last.Term:
 		last.Result, last.Took = mounted, max(sc.now.Sub(last.At), 0)
+		result = fmt.Sprintf("mounted on %s after %s", last.To, last.Took.Round(time.Millisecond))
 	default:
 		return nil, true
 	}
@@ -70,6 +73,7 @@ func (sc *scene) settle(db org.DatabaseName) (ops []cluster.Op, open bool) {
 		return nil, true
 	}
 	ops = append(ops, cluster.Op{Key: movesPrefix + string(db), Value: b})
+	ops = append(ops, closed(sc.v, last.Recovery, result, sc.now.UTC())...)
 	for _, e := range decisionsOf(sc.v, db) {
 		if e.Number != last.Decision || e.Term != last.Term {
 			continue

@@ -40,6 +40,8 @@ type Engine struct {
 
 	// The rest belongs to the turn.
 	machines map[itemKey]*watched
+	boot     uint64         // of the Desk
+	booted   monitor.Moment // when that was heard first
 	seen     map[sightKey]sighted
 	events   []wireEvent
 	deed     *deed   // under way
@@ -277,6 +279,9 @@ func (e *Engine) heard(p polled) {
 	if p.err != nil {
 		return
 	}
+	if p.news.Boot != e.boot {
+		e.boot, e.booted = p.news.Boot, e.now()
+	}
 	e.rulesMu.Lock()
 	e.rules = p.news.Rules
 	e.rulesMu.Unlock()
@@ -331,6 +336,16 @@ func (e *Engine) definition(w *watched) (monitor.Definition, bool) {
 		d.Interval, on = p.Every, on && probed
 	}
 	return d, on
+}
+
+// bootGrace is how long after the mail worker began what is seen from outside
+// says nothing of it: its doors open one after the other.
+const bootGrace = 2 * time.Second
+
+// outdated tells whether all that a monitor has seen from outside was of a mail
+// worker before the present one. No deed may follow from that.
+func (e *Engine) outdated(w *watched) bool {
+	return e.probes[w.monitor.probe()].Where == Outside && w.key.set != setWorker && w.machine.Heard() < e.booted+bootGrace
 }
 
 // calm is how long a monitor has to be green until what was is forgotten.

@@ -109,12 +109,7 @@ func readRules(rows Rows, me org.ServerName, version string, now time.Time) rule
 			r.Repairing = append(r.Repairing, x)
 		}
 	}
-	for _, raw := range rows.Prefix(modePrefix) {
-		var x mode
-		if json.Unmarshal(raw, &x) == nil && (x.Server == "" || x.Server == me) && (x.Until.IsZero() || now.Before(x.Until)) {
-			r.Modes = append(r.Modes, x)
-		}
-	}
+	r.Modes = modesOf(rows, me, now)
 	entries := org.ComponentEntries(rows.Prefix(org.ComponentPrefix(me)))
 	r.Monitoring = heldBy(entries, org.Monitoring, now)
 	r.Recovery = heldBy(entries, org.RecoveryActions, now)
@@ -132,6 +127,24 @@ func heldBy(entries []org.ComponentEntry, c org.Component, now time.Time) string
 
 func holds(o org.Override, version string, now time.Time) bool {
 	return (o.Until.IsZero() || now.Before(o.Until)) && (o.Version == "" || o.Version == version)
+}
+
+// RecoveryMode is the recovery mode of a health set of a server at a time, for rooms
+// that repair by themselves; an empty set asks for what belongs to none.
+func RecoveryMode(rows Rows, me org.ServerName, set string, now time.Time) respond.Mode {
+	return rules{Modes: modesOf(rows, me, now)}.modeFor(set)
+}
+
+// modesOf reads the recovery modes that hold for a server.
+func modesOf(rows Rows, me org.ServerName, now time.Time) []mode {
+	var out []mode
+	for _, raw := range rows.Prefix(modePrefix) {
+		var x mode
+		if json.Unmarshal(raw, &x) == nil && (x.Server == "" || x.Server == me) && (x.Until.IsZero() || now.Before(x.Until)) {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 // modeFor is the recovery mode of a set: the narrowest wins.

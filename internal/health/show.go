@@ -285,6 +285,8 @@ func resultOf(r org.Recovery) string {
 	switch {
 	case !r.Allowed:
 		return "refused: " + r.Refused
+	case r.DryRun && r.Result != "":
+		return "would be done: " + r.Result
 	case r.DryRun:
 		return "would be done"
 	case r.Action == string(Escalate):

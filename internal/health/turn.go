@@ -54,6 +54,7 @@ func (e *Engine) turn(ctx context.Context) {
 			if len(e.tells) < maxTold {
 				e.tells = append(e.tells, e.order(k, w, r))
 			}
+		case e.outdated(w):
 		default:
 			all = append(all, due{w, r})
 		}

@@ -2,6 +2,7 @@ package mailbox
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 // Health are the room's health items. k may be nil for listing them.
 func Health(k *Keeper) health.Items {
-	return health.Join(copyHealth(k), volumeHealth(k), storeHealth(k))
+	return health.Join(copyHealth(k), volumeHealth(k))
 }
 
 func copyHealth(k *Keeper) health.Items {
@@ -27,7 +28,7 @@ func copyHealth(k *Keeper) health.Items {
 			return f(all[i])
 		}
 	}
-	return health.CopyItems(health.Copies{
+	x := health.CopyItems(health.Copies{
 		All: func() []string {
 			var out []string
 			if k != nil {
@@ -61,15 +62,12 @@ func copyHealth(k *Keeper) health.Items {
 			}
 			return health.Reading{}, nil
 		},
-		Index: look(func(s org.CopyStatus) (health.Reading, error) {
-			r := health.Reading{Text: string(s.ContentIndex)}
-			// One that is made anew from the log is Crawling: that takes its time.
-			if s.ContentIndex == org.IndexFailed && s.State != org.CopyFailed && s.State != org.CopyFailedAndSuspended {
-				return r, kind.Errorf(kind.Internal, "the index is %s", s.ContentIndex)
-			}
-			return r, nil
-		}),
 	})
+	// The index has no state of its own yet.
+	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return p.Set == "Search" })
+	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return m.Set == "Search" })
+	x.Sets = slices.DeleteFunc(x.Sets, func(s health.Set) bool { return s.Name == "Search" })
+	return x
 }
 
 // singleCopies are the databases active here whose mount row knows one copy in
@@ -97,7 +95,7 @@ func volumeHealth(k *Keeper) health.Items {
 			return f(all[i])
 		}
 	}
-	return health.VolumeItems(health.Volumes{
+	x := health.VolumeItems(health.Volumes{
 		All: func() []string {
 			var out []string
 			if k != nil {
@@ -114,10 +112,10 @@ func volumeHealth(k *Keeper) health.Items {
 			return health.Reading{}, nil
 		}),
 		Latency: look(func(s VolumeStatus) (health.Reading, error) {
-			return health.Reading{Value: s.Latency.Seconds()}, nil
+			return health.Reading{Value: s.Recent.Seconds(), Text: s.Recent.Round(time.Millisecond).String()}, nil
 		}),
 		Relative: look(func(s VolumeStatus) (health.Reading, error) {
-			return health.Reading{Value: relativeLatency(s, k.Volumes())}, nil
+			return relative(s, k.otherVolumes(s.Volume)), nil
 		}),
 		Space: look(func(s VolumeStatus) (health.Reading, error) {
 			r := health.Reading{Value: 100 * float64(s.Free) / float64(max(s.Size, 1))}
@@ -127,25 +125,41 @@ func volumeHealth(k *Keeper) health.Items {
 			return r, nil
 		}),
 	})
+	// A write that does not come back makes a volume hung: Usable tells that.
+	drop := func(name string) bool { return name == "Outstanding" }
+	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return drop(p.Name) })
+	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return drop(m.Probe) })
+	return x
 }
 
-// quick is what no volume is called slow for, whatever the others do.
-const quick = 50 * time.Millisecond
+// unnoticed is how slow a disk may be, however fast others are, until anybody
+// notices.
+const unnoticed = 50 * time.Millisecond
 
-// relativeLatency is how many times the median latency of the other volumes of
-// this server a volume has; 0 where there are not two others to compare with.
-func relativeLatency(s VolumeStatus, all []VolumeStatus) float64 {
-	var others []time.Duration
-	for _, o := range all {
-		if o.Volume != s.Volume && o.Latency > 0 && o.Cause == "" {
-			others = append(others, o.Latency)
-		}
-	}
-	if len(others) < 2 || s.Latency < quick {
-		return 0
+// relative is how many times as long a volume's write tests take as the middle
+// one of the others, 0 where it is fast or has none to be compared with.
+func relative(s VolumeStatus, others []time.Duration) health.Reading {
+	if s.Recent < unnoticed || len(others) == 0 {
+		return health.Reading{}
 	}
 	slices.Sort(others)
-	return float64(s.Latency) / float64(others[len(others)/2])
+	middle := max(others[(len(others)-1)/2], time.Microsecond)
+	return health.Reading{Value: float64(s.Recent) / float64(middle),
+		Text: fmt.Sprintf("%s beside %s of the others", s.Recent.Round(time.Millisecond), middle.Round(10*time.Microsecond))}
+}
+
+// otherVolumes are the recent latencies of all volumes of the group that work,
+// but one of this server.
+func (k *Keeper) otherVolumes(but org.VolumeName) []time.Duration {
+	var out []time.Duration
+	for _, s := range k.group.View().Servers() {
+		for _, v := range k.PeerVolumes(s.Name) {
+			if v.Recent > 0 && v.Cause == "" && (s.Name != k.me || v.Volume != but) {
+				out = append(out, v.Recent)
+			}
+		}
+	}
+	return out
 }
 
 // lowSpace is how many free bytes a volume should have, at most.

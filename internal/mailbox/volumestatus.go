@@ -40,7 +40,13 @@ type VolumeStatus struct {
 	// Calm tells that the last three write tests passed, all in the last five minutes.
 	Calm   bool `json:"calm" cbor:"10,keyasint"`
 	Looked bool `json:"looked" cbor:"11,keyasint"` // at least once
+	// Recent is what the middle one of the newest write tests took, 0 before there
+	// are that many: one slow test says nothing of a disk.
+	Recent time.Duration `json:"recent" cbor:"12,keyasint,omitempty"`
 }
+
+// recentTests is of how many write tests Recent is.
+const recentTests = 5
 
 func (v *volume) status() VolumeStatus {
 	v.mu.Lock()
@@ -53,6 +59,9 @@ func (v *volume) status() VolumeStatus {
 	if n := len(v.latency); n > 0 {
 		sorted := slices.Sorted(slices.Values(v.latency))
 		s.Latency = sorted[n*99/100]
+	}
+	if n := len(v.latency); n >= recentTests {
+		s.Recent = slices.Sorted(slices.Values(v.latency[n-recentTests:]))[recentTests/2]
 	}
 	return s
 }

@@ -42,6 +42,9 @@ func (a actor) Act(ctx context.Context, d health.Deed) (string, error) {
 	case health.RestartService:
 		return a.restart(ctx, d.Target)
 	case health.Offline:
+		if !w.serving.Load() {
+			return "", kind.Errorf(kind.Busy, "take %s out: the server is not serving", d.Target)
+		}
 		return a.hold(ctx, d, org.Component(d.Target), org.Inactive, offlineFor)
 	case health.Online:
 		return a.hold(ctx, d, org.Component(d.Target), org.Active, 0)
@@ -242,16 +245,14 @@ func (s spares) Held() string {
 }
 
 // healthOf is how a server is and how old that news is, for Active Manager; nil
-// where it has told nothing that counts. The age is that of the last report, whose
-// number grows each time: a server that beats and reports nothing grows old.
+// where it has told nothing that counts.
 func (w *mailWorker) healthOf(s org.ServerName) (map[string]org.SetHealth, time.Duration) {
-	b, _, ok := w.cluster.Published(s, org.HealthSection)
-	came, known := w.cluster.Came(s, org.HealthSection)
+	b, heard, ok := w.cluster.Published(s, org.HealthSection)
 	var h org.ServerHealth
-	if !ok || !known || codec.Unmarshal(b, &h) != nil || h.Silent {
+	if !ok || codec.Unmarshal(b, &h) != nil || h.Silent {
 		return nil, 0
 	}
-	return h.Sets, time.Since(came)
+	return h.Sets, time.Since(heard)
 }
 
 func (w *mailWorker) fast() bool { return w.cfg.Timers == "fast" }

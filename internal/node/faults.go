@@ -2,19 +2,27 @@ package node
 
 import (
 	"context"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/mailbox"
 )
 
 // FaultsConfig lets tests break parts of a server from inside.
 type FaultsConfig struct {
-	Enabled bool `toml:"enabled" doc:"Let root break doors and the health worker at the admin socket, to test what follows. Only with fast timers."`
+	Enabled bool `toml:"enabled" doc:"Let root break doors, disks and the health worker at the admin socket, to test what follows. Only with fast timers."`
 }
 
 func (f FaultsConfig) validate(timers string) error {
@@ -26,13 +34,67 @@ func (f FaultsConfig) validate(timers string) error {
 
 // faults breaks parts of the mail worker. Its zero value is not to be used.
 type faults struct {
-	dir string
+	dir     string
+	volumes []mailbox.Volume
+	disk    *fsx.Faulty // nil: nothing may be broken
 
-	mu        sync.Mutex // guards listeners
+	mu        sync.Mutex // guards listeners and what is broken of disk
 	listeners map[string][]net.Listener
 }
 
-func newFaults(dir string) *faults { return &faults{dir: dir, listeners: map[string][]net.Listener{}} }
+func newFaults(cfg Config) *faults {
+	f := &faults{dir: cfg.Dir, volumes: cfg.Mailbox.Volumes, listeners: map[string][]net.Listener{}}
+	if cfg.Faults.Enabled {
+		f.disk = fsx.NewFaulty(fsx.OS{})
+	}
+	return f
+}
+
+// disks are the disk for logs and for indexes, nil ones where nothing may be broken.
+func (f *faults) disks() (fsx.FS, vfs.FS) {
+	if f.disk == nil {
+		return nil, nil
+	}
+	return f.disk, errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(f.indexAccess))
+}
+
+// indexAccess is what an access of an index to its disk meets.
+func (f *faults) indexAccess(op errorfs.Op) error {
+	x := f.disk.Meet(op.Path)
+	if x.Err != nil {
+		return &fs.PathError{Op: "access", Path: op.Path, Err: x.Err}
+	}
+	switch op.Kind {
+	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
+		if x.Sync > 0 {
+			<-time.After(x.Sync)
+		}
+	}
+	return nil
+}
+
+// A slow disk takes so many times as long, and to make something durable no less
+// than so many times what a common disk takes.
+const (
+	slowTimes = 20
+	slowSync  = slowTimes * 10 * time.Millisecond
+)
+
+// breakDisk does a fault to the volume that the request names.
+func (f *faults) breakDisk(x fsx.Fault) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := r.URL.Query().Get("volume")
+		i := slices.IndexFunc(f.volumes, func(v mailbox.Volume) bool { return string(v.Name) == name })
+		if i < 0 || f.disk == nil {
+			http.Error(w, "there is no volume "+name, http.StatusNotFound)
+			return
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.disk.Break(f.volumes[i].Path, x)
+		w.WriteHeader(http.StatusNoContent)
+	})
+}
 
 // listen opens an address for a service and remembers it.
 func (f *faults) listen(service string) func(context.Context, string) (net.Listener, error) {
@@ -62,6 +124,9 @@ func (f *faults) handlers() map[string]http.Handler {
 	return map[string]http.Handler{
 		"POST /faults/imap-listener": do(func() error { return f.shut(serviceIMAP) }),
 		"POST /faults/smtp-listener": do(func() error { return f.shut(serviceSMTP) }),
+		"POST /faults/disk-slow":     f.breakDisk(fsx.Fault{Times: slowTimes, Sync: slowSync}),
+		"POST /faults/disk-eio":      f.breakDisk(fsx.Fault{Err: syscall.EIO}),
+		"POST /faults/disk-well":     f.breakDisk(fsx.Fault{}),
 		"POST /faults/health-spin":   do(func() error { return os.WriteFile(spinMark(f.dir), nil, 0o600) }),
 	}
 }

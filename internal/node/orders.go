@@ -3,6 +3,7 @@ package node
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -68,8 +69,13 @@ func (h *Host) order(by, worker string) {
 	}
 }
 
-// spinShare is the share of a processor above which a health worker spins.
-const spinShare = 0.8
+// A health worker spins when it uses, or waits for, more than spinShare of a
+// processor. On a machine that has none to spare it has to use spinLeast: what
+// only waits is starved and does no harm.
+const (
+	spinShare = 0.8
+	spinLeast = 0.1
+)
 
 // spinEvery is the pause between two looks at a worker's processor time.
 const spinEvery = 5 * time.Second
@@ -80,6 +86,7 @@ type spinner struct {
 	patience time.Duration
 	looked   time.Time
 	used     time.Duration
+	waited   time.Duration
 	busy     time.Duration // without a pause until now
 }
 
@@ -97,18 +104,31 @@ func (s *spinner) over(now time.Time, pid int) bool {
 	if err != nil {
 		return false
 	}
-	return s.look(now, used)
+	return s.look(now, used, waiting(pid))
+}
+
+// waiting is how long the threads of a process waited for a processor, 0 where
+// the kernel does not say.
+func waiting(pid int) (sum time.Duration) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	for _, path := range tasks {
+		if b, err := os.ReadFile(path); err == nil {
+			w, _ := host.ParseWaiting(b) // 0 where it cannot be read
+			sum += w
+		}
+	}
+	return sum
 }
 
 // look takes one reading.
-func (s *spinner) look(now time.Time, used time.Duration) bool {
-	passed, worked := now.Sub(s.looked), used-s.used
+func (s *spinner) look(now time.Time, used, waited time.Duration) bool {
+	passed, worked, starved := now.Sub(s.looked), used-s.used, max(waited-s.waited, 0)
 	first := s.looked.IsZero()
-	s.looked, s.used = now, used
+	s.looked, s.used, s.waited = now, used, waited
 	if first {
 		return false
 	}
-	if float64(worked) < spinShare*float64(passed) {
+	if float64(worked+starved) < spinShare*float64(passed) || float64(worked) < spinLeast*float64(passed) {
 		s.busy = 0
 		return false
 	}

@@ -42,11 +42,12 @@ func TestJudgeOrder(t *testing.T) {
 // comes late does not make one.
 func TestSpinner(t *testing.T) {
 	s := spinner{patience: 20 * time.Second}
-	now, used := time.Now(), time.Duration(0)
-	look := func(passed, worked time.Duration) bool {
-		now, used = now.Add(passed), used+worked
-		return s.look(now, used)
+	now, used, waited := time.Now(), time.Duration(0), time.Duration(0)
+	starving := func(passed, worked, starved time.Duration) bool {
+		now, used, waited = now.Add(passed), used+worked, waited+starved
+		return s.look(now, used, waited)
 	}
+	look := func(passed, worked time.Duration) bool { return starving(passed, worked, 0) }
 	look(0, time.Hour) // what it used before counts for nothing
 	for range 10 {
 		if look(5*time.Second, time.Second) {
@@ -67,6 +68,16 @@ func TestSpinner(t *testing.T) {
 	}
 	if n != 3 {
 		t.Errorf("found after %d looks", n+1)
+	}
+	for range 10 {
+		if starving(5*time.Second, 300*time.Millisecond, 4700*time.Millisecond) {
+			t.Fatal("a worker that is starved spins")
+		}
+	}
+	for n = 0; !starving(5*time.Second, time.Second, 3500*time.Millisecond); n++ {
+		if n > 10 {
+			t.Fatal("never found on a machine that is busy")
+		}
 	}
 }
 
@@ -96,7 +107,7 @@ func TestHostObeys(t *testing.T) {
 // TestItems: both workers build the same items, and they make sense.
 func TestItems(t *testing.T) {
 	cfg := DefaultConfig()
-	mail, outside := items(probed{}, cfg, nil), items(probed{}, cfg, &atlas{})
+	mail, outside := items(nil, nil, nil, cfg, nil), items(nil, nil, nil, cfg, &atlas{})
 	names := func(x health.Items) (out []string) {
 		for _, p := range x.Probes {
 			out = append(out, p.Set+`\`+p.Name)

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -68,7 +69,7 @@ type mailWorker struct {
 // when all doors are open. The data folder has to be a member of a group
 // (Init, Join).
 func Run(ctx context.Context, cfg Config, log *slog.Logger, link HostLink) error {
-	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log), link: link, faults: newFaults(cfg.Dir)}
+	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log), link: link, faults: newFaults(cfg)}
 	stages := newStages(log)
 	err := w.start(ctx, stages)
 	if err == nil {
@@ -106,8 +107,9 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.components = component.New(component.Deps{Group: w.cluster, Primary: w.primary, Events: w.events})
-	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, Log: w.log, Events: w.events, Metrics: w.metrics,
-		Fast: w.cfg.Timers == "fast"}); err != nil {
+	logs, indexes := w.faults.disks()
+	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, FS: logs, IndexFS: indexes, Log: w.log, Events: w.events,
+		Metrics: w.metrics, Fast: w.cfg.Timers == "fast"}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.newNotifier()
@@ -131,7 +133,10 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
 	st.run("directory", w.directory.Run)
-	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Log: w.log, Events: w.events}
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Log: w.log, Events: w.events,
+		Recovery: func(set string) string {
+			return string(health.RecoveryMode(rows{w.cluster}, w.cluster.Name(), set, time.Now()))
+		}}
 	if w.mover != nil {
 		st.run("transport", w.mover.Run)
 		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
@@ -263,7 +268,7 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 
 // newDesk makes the part of health that stands in this process.
 func (w *mailWorker) newDesk() (err error) {
-	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(probed{w.cluster, w.mailbox, w.mover, w.certs, w.active}, w.cfg, nil),
+	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(w.cluster, w.mailbox, w.mover, w.cfg, nil),
 		Rows: rows{w.cluster}, Mesh: mesh{w.cluster}, Actor: actor{w}, Spares: spares{w.cluster}, Figures: loadFigures(), Log: w.log, Events: w.events, Metrics: w.metrics}
 	if w.mover != nil {
 		deps.Clock = w.mover.Clock()

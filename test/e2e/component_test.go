@@ -38,7 +38,7 @@ func (g *group) component(server, name, now string, empty bool) {
 // open, the queue is given away and stays so over a restart, nothing is lost.
 func TestComponents(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 17000, "--users", "3")
+	g := startLab(t, 14000, "--users", "3")
 	c := g.load()
 	c.goesOn(20 * time.Second)
 	server := g.others(g.database("DB01").Active)[0]

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,39 +15,148 @@ import (
 	"testing"
 	"time"
 
+	"github.com/emersion/go-imap/v2"
+
 	"github.com/postern-mail/postern/internal/lab"
 	"github.com/postern-mail/postern/test/load"
 )
 
 // TestHealth breaks parts of a server from inside and from outside. Each ends by
 // itself, clients' pauses are printed, and what was done is in the recovery log.
+// HEALTH_FAULTS=all adds those that take long (make e2e-health).
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 16000, "--users", "3")
+	g := startLab(t, 13000, "--users", "3")
 	c := g.load()
 	c.goesOn(20 * time.Second)
 	g.healthy(2 * time.Minute)
 	victim := g.database("DB01").Active
-
 	other := g.others(victim)[0]
 
 	t.Run("dry run", func(t *testing.T) { c.dryRun(t, other) })
 	t.Run("mail worker killed", func(t *testing.T) { c.mailWorker(t, other, syscall.SIGKILL, 15*time.Second) })
 	c.inSync(time.Minute)
 	t.Run("IMAP listener", func(t *testing.T) { c.brokenListener(t, victim) })
+	t.Run("disk gives errors", func(t *testing.T) { c.failingDisk(t, c.database("DB01").Active) })
 	c.inSync(time.Minute)
 	t.Run("mail worker stopped", func(t *testing.T) { c.mailWorker(t, victim, syscall.SIGSTOP, 30*time.Second) })
 	c.inSync(time.Minute)
 	t.Run("health worker killed", func(t *testing.T) {
 		c.healthWorker(t, victim, 15*time.Second, "signal: killed", func(s lab.Server) error { return syscall.Kill(s.WorkerPIDs.Health, syscall.SIGKILL) })
 	})
-	t.Run("health worker spins", func(t *testing.T) {
-		c.healthWorker(t, victim, time.Minute, "computed without a pause", func(s lab.Server) error { return g.fault(s, "health-spin") })
-	})
+	if os.Getenv("HEALTH_FAULTS") == "all" {
+		t.Run("health worker spins", func(t *testing.T) {
+			c.healthWorker(t, victim, time.Minute, "computed without a pause", func(s lab.Server) error { return g.fault(s, "health-spin") })
+		})
+		t.Run("disk is slow", func(t *testing.T) { c.slowDisk(t, c.database("DB01").Active) })
+	}
 	c.goesOn(20 * time.Second)
 	c.nothingLost()
 	g.inSync(time.Minute)
 	g.identical()
+}
+
+// volumeOf is the volume on which a server has the copy of a database.
+func (g *group) volumeOf(server, db string) string {
+	g.t.Helper()
+	var rows []volumeRow
+	must(g.t, g.command(g.t.Context(), &rows, "volume", "list", server))
+	i := slices.IndexFunc(rows, func(v volumeRow) bool { return slices.Contains(v.Databases, db) })
+	if i < 0 {
+		g.t.Fatalf("%s is on no volume of %s: %+v", db, server, rows)
+	}
+	return rows[i].Volume
+}
+
+// offVolume waits until no database is active on a volume of a server.
+func (g *group) offVolume(server, volume string, patience time.Duration) {
+	g.t.Helper()
+	v, err := g.volume(server, volume)
+	must(g.t, err)
+	eventually(g.t, patience, "no database is active on "+volume, func() error {
+		list, err := g.databases()
+		for _, d := range list {
+			if slices.Contains(v.Databases, d.Name) && (d.Active == server || d.Active == "") {
+				return fmt.Errorf("%s is active at %q", d.Name, d.Active)
+			}
+		}
+		return err
+	})
+}
+
+// failingDisk has every access to a volume end with an input/output error: its
+// databases are active elsewhere at once, and its copies come back when the disk
+// works again.
+func (c *crowd) failingDisk(t *testing.T, victim string) {
+	s, vol := c.server(victim), c.volumeOf(victim, "DB01")
+	m := c.changes(c.others(victim)[0], "DB01")
+	begun := time.Now()
+	must(t, c.fault(s, "disk-eio?volume="+vol))
+	c.offVolume(victim, vol, 20*time.Second)
+	t.Logf("databases of %s of %s are active elsewhere after %s", vol, victim, time.Since(begun).Round(10*time.Millisecond))
+	c.goesOn(20 * time.Second)
+	m.report(t, "changes in DB01")
+	c.pauses(t, begun, victim)
+	c.recovered(t, "", begun, "Failover", "DB01", 20*time.Second)
+	must(t, c.fault(s, "disk-well?volume="+vol))
+}
+
+// slowDisk makes every access to a volume take twenty times as long: its
+// databases are moved to where disks are faster, without loss.
+func (c *crowd) slowDisk(t *testing.T, victim string) {
+	s, vol := c.server(victim), c.volumeOf(victim, "DB01")
+	m := c.changes(c.others(victim)[0], "DB01")
+	begun := time.Now()
+	must(t, c.fault(s, "disk-slow?volume="+vol))
+	c.offVolume(victim, vol, time.Minute)
+	t.Logf("databases of %s of %s are active elsewhere after %s", vol, victim, time.Since(begun).Round(10*time.Millisecond))
+	m.report(t, "changes in DB01")
+	c.pauses(t, begun, victim)
+	c.recovered(t, victim, begun, "MoveDatabases", vol, 20*time.Second)
+	must(t, c.fault(s, "disk-well?volume="+vol))
+}
+
+// changes has a user of a database change a message at a server each 20 ms.
+func (c *crowd) changes(server, db string) meter {
+	c.t.Helper()
+	users := c.file().Users
+	n := slices.IndexFunc(users, func(u lab.User) bool { return u.Database == db })
+	if n < 0 {
+		c.t.Fatalf("no user has a mailbox in %s", db)
+	}
+	u, at, folder := users[n], c.server(server).IMAPS, fmt.Sprintf("Meter%d", time.Now().UnixNano())
+	open := func() (reader, error) {
+		r, err := login(c.t.Context(), at, c.tls, u.Address, u.Password)
+		if err == nil {
+			_, err = r.Select(folder, nil).Wait()
+		}
+		return r, err
+	}
+	first, err := login(c.t.Context(), at, c.tls, u.Address, u.Password)
+	must(c.t, err)
+	defer first.Close()
+	must(c.t, first.Create(folder, nil).Wait())
+	_, err = first.store(folder, letter("to be changed", u.Address))
+	must(c.t, err)
+	r, err := open()
+	must(c.t, err)
+	op := imap.StoreFlagsAdd
+	return c.meter(func() error {
+		if op == imap.StoreFlagsAdd {
+			op = imap.StoreFlagsDel
+		} else {
+			op = imap.StoreFlagsAdd
+		}
+		err := r.Store(imap.SeqSetNum(1), &imap.StoreFlags{Op: op, Flags: []imap.Flag{imap.FlagFlagged}}, nil).Close()
+		if err == nil || saidNo(err) {
+			return err
+		}
+		r.Close()
+		if again, e := open(); e == nil {
+			r = again
+		}
+		return err
+	})
 }
 
 // brokenListener closes the IMAP listeners behind the server's back: probes find it
@@ -168,12 +278,17 @@ type recovery struct {
 	Evidence []any     `json:"evidence"`
 }
 
-// recovered waits for an action in the recovery log.
+// recovered waits for an action in the recovery log, of any server where none is
+// named.
 func (c *crowd) recovered(t *testing.T, server string, since time.Time, action, target string, patience time.Duration) (found recovery) {
 	t.Helper()
+	var only []string
+	if server != "" {
+		only = []string{"--server", server}
+	}
 	eventually(t, patience, action+" of "+target+" is in the recovery log", func() error {
 		var all []recovery
-		if err := c.command(t.Context(), &all, "health", "recovery", "log", "--server", server); err != nil {
+		if err := c.command(t.Context(), &all, append([]string{"health", "recovery", "log"}, only...)...); err != nil {
 			return err
 		}
 		i := slices.IndexFunc(all, func(r recovery) bool {
@@ -268,6 +383,11 @@ type meter struct {
 
 // measure tries a door each 20 ms until it is reported.
 func (g *group) measure(addr, want string) meter {
+	return g.meter(func() error { return greets(addr, want) })
+}
+
+// meter tries something each 20 ms until it is reported.
+func (g *group) meter(try func() error) meter {
 	ctx, cancel := context.WithCancel(g.t.Context())
 	var wg sync.WaitGroup
 	var longest time.Duration
@@ -276,7 +396,7 @@ func (g *group) measure(addr, want string) meter {
 		defer t.Stop()
 		last := time.Now()
 		for ctx.Err() == nil {
-			if greets(addr, want) == nil {
+			if try() == nil {
 				longest = max(longest, time.Since(last))
 				last = time.Now()
 			}

@@ -41,6 +41,9 @@ func TestParsers(t *testing.T) {
 	if d, err := ParseProcessTime([]byte(procText)); err != nil || d != 2*time.Second {
 		t.Errorf("%v %v", d, err)
 	}
+	if d, err := ParseWaiting([]byte("119000 85771 1\n")); err != nil || d != 85771 {
+		t.Errorf("%v %v", d, err)
+	}
 	d, err := ParseDisks([]byte(diskText))
 	want := Disk{Reads: 100, ReadTime: 30 * time.Millisecond, Writes: 400, WriteTime: 700 * time.Millisecond, InFlight: 8, BusyTime: 90 * time.Millisecond, Flushes: 11, FlushTime: 12 * time.Millisecond}
 	if err != nil || d["sda"] != want || len(d) != 2 {
@@ -90,6 +93,8 @@ func FuzzParsers(f *testing.F) {
 		r, err := ParseRSS(b)
 		check(err, r >= 0)
 		d, err := ParseProcessTime(b)
+		check(err, d >= 0)
+		d, err = ParseWaiting(b)
 		check(err, d >= 0)
 		all, err := ParseDisks(b)
 		check(err, len(all) <= maxDisks)

@@ -156,6 +156,20 @@ func ParseProcessTime(b []byte) (time.Duration, error) {
 	return time.Duration(user+system) * tick, nil
 }
 
+// ParseWaiting reads how long a thread was ready to run and waited for a processor
+// from /proc/PID/task/TID/schedstat (sched-stats of the kernel).
+func ParseWaiting(b []byte) (time.Duration, error) {
+	f := bytes.Fields(b)
+	if len(f) < 2 {
+		return 0, kind.Errorf(kind.Invalid, "schedstat: too short")
+	}
+	n, err := number(f[1])
+	if err != nil || n > math.MaxInt64/2 {
+		return 0, kind.Errorf(kind.Invalid, "schedstat: %q is no time", f[1])
+	}
+	return time.Duration(n), nil
+}
+
 // Disk is what a block device did since the machine started (iostats of the
 // kernel).
 type Disk struct {
