@@ -107,8 +107,10 @@ type Deps struct {
 	// for what belongs to none: dry-run, off, or anything else for act. nil: act.
 	Recovery func(set string) string
 	Plans    PlanDeps
-	Log      *slog.Logger
-	Events   *event.Log
+	// Sites tell whether this server, and others, may lead; nil: everybody may.
+	Sites  *Sites
+	Log    *slog.Logger
+	Events *event.Log
 	// Metrics takes the room's figures, nil for nobody.
 	Metrics prometheus.Registerer
 }
@@ -147,6 +149,14 @@ func New(cfg Config, d Deps) *Manager {
 	return m
 }
 
+// mayLead tells whether this server may decide anything.
+func (m *Manager) mayLead() (why string, ok bool) {
+	if m.deps.Sites == nil {
+		return "", true
+	}
+	return m.deps.Sites.MayLead()
+}
+
 // turnPause is how often the loop looks when nothing calls it sooner.
 const turnPause = 250 * time.Millisecond
 
@@ -177,6 +187,10 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) turn(ctx context.Context) {
 	m.noteLost(m.group.View(), time.Now())
 	m.feelPulse(time.Now())
+	if why, ok := m.mayLead(); !ok {
+		m.said.say("role", "%s does nothing: %s", m.me, why)
+		return
+	}
 	row, rev := m.primary()
 	if row.Server == m.me && m.handOnRole(ctx) {
 		return

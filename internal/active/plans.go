@@ -51,9 +51,19 @@ func newWorks(m *Manager) *works {
 		times = maintain.Fast()
 	}
 	w.maintain = &maintain.Library{World: w, Times: times, Now: time.Now}
-	w.engine = plan.New(plan.Deps{Group: m.group, RoleKey: primaryKey, Primary: m.Primary, Tell: w.tell, Log: m.deps.Log},
+	w.engine = plan.New(plan.Deps{Group: m.group, RoleKey: primaryKey, Primary: m.decider, Tell: w.tell, Log: m.deps.Log},
 		append(maintain.Kinds(w.maintain), upgrade.Kind{World: w, Library: w.maintain}, drill.Kind{World: w, Library: w.maintain})...)
 	return w
+}
+
+// decider is who has the primary role; nobody while this server has it and may
+// not lead.
+func (m *Manager) decider() org.ServerName {
+	p := m.Primary()
+	if _, ok := m.mayLead(); p == m.me && !ok {
+		return ""
+	}
+	return p
 }
 
 // RunPlans carries out plans while this server has the primary role, until ctx

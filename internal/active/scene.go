@@ -99,6 +99,9 @@ func (sc *scene) server(s org.ServerName) *seen {
 	if st := m.component(s); st != org.Active {
 		k.held = "its component " + string(org.HighAvailability) + " is " + string(st)
 	}
+	if m.deps.Sites != nil && k.member && k.held == "" {
+		k.held = m.deps.Sites.holds(sc.v, k.row)
+	}
 	return k
 }
 

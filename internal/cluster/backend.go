@@ -75,7 +75,12 @@ func (c *Cluster) reach(ctx context.Context) error {
 		return c.reachExternal(ctx)
 	}
 	for ctx.Err() == nil {
-		var err error
+		err := c.setAside()
+		if err != nil {
+			c.log.Warn("cluster: agreed state of an older generation", "error", err)
+			sleep(ctx, 500*time.Millisecond)
+			continue
+		}
 		if c.mayVote() {
 			err = c.reachMember(ctx)
 		} else {
@@ -91,10 +96,15 @@ func (c *Cluster) reach(ctx context.Context) error {
 			}
 			c.log.Warn("cluster: agreed state", "error", err)
 		}
-		sleep(ctx, 500*time.Millisecond)
+		if !errors.Is(err, errRegroup) {
+			sleep(ctx, 500*time.Millisecond)
+		}
 	}
 	return nil
 }
+
+// errRegroup ends the way to the agreed state of an older generation.
+var errRegroup = errors.New("the agreed state begins a new generation")
 
 // endOfServer is an error after which the process must not go on.
 type endOfServer struct{ error }
@@ -148,7 +158,11 @@ func (c *Cluster) memberConfig() agreed.Config {
 func (c *Cluster) reachMember(ctx context.Context) error {
 	cfg := c.memberConfig()
 	force := filepath.Join(c.cfg.Dir, forceFile)
-	cfg.ForceNew = fileExists(force)
+	forced, err := readForce(force)
+	if err != nil {
+		return err
+	}
+	cfg.ForceNew = forced != nil
 	m, err := agreed.Start(cfg, c.raft.Open(), c.etcd.Open())
 	if err != nil {
 		return err
@@ -160,7 +174,12 @@ func (c *Cluster) reachMember(ctx context.Context) error {
 		return err
 	}
 	if cfg.ForceNew {
-		if err := untilLed(ctx, m, func() error { return c.forceAlone(ctx, m.Client()) }); err != nil {
+		if err := untilLed(ctx, m, func() error {
+			if forced.Site == "" {
+				return c.forceAlone(ctx, m.Client())
+			}
+			return c.forceGroup(ctx, m.Client(), *forced)
+		}); err != nil {
 			m.Stop(0)
 			return err
 		}
@@ -207,6 +226,8 @@ func (c *Cluster) serveMember(ctx context.Context, m *agreed.Member) error {
 			return endOfServer{c.endRemoved()}
 		}
 		err = kind.Errorf(kind.Busy, "member ended")
+	case <-c.regroup:
+		err = errRegroup
 	case <-m.Failed():
 		c.events.Emit(evMemberFailed, "agreed state on this server failed: %s", m.Failure())
 		err = kind.Errorf(kind.Busy, "member failed: %s", m.Failure())
@@ -239,7 +260,7 @@ func (c *Cluster) reachVoters(ctx context.Context) error {
 	c.setBackend(b)
 	for {
 		members, retry := c.membersChanged(), 2*time.Second
-		if row, ok := c.View().Server(c.self.Name); ok && row.Voter {
+		if row, ok := c.View().Server(c.self.Name); ok && row.Voter && !c.behind() {
 			m, err := c.becomeVoter(ctx, client)
 			if err == nil {
 				c.setBackend(nil)
@@ -264,6 +285,7 @@ func (c *Cluster) reachVoters(ctx context.Context) error {
 			c.withdraw()
 			c.setBackend(nil)
 			return nil
+		case <-c.regroup: // it has no agreed state of its own to leave
 		case <-members:
 		case <-time.After(retry):
 		}

@@ -31,8 +31,10 @@ const (
 	protoGRPC = "h2"
 	protoMesh = "postern-mesh/1"
 	protoJoin = "postern-join/1"
-	protoEtcd = "postern-etcd/1" // etcd's client interface, for servers that do not vote
-	protoRaft = port.HTTP1       // etcd's peer interface
+	// Who was given up has no certificate that anybody takes.
+	protoNotice = "postern-notice/1"
+	protoEtcd   = "postern-etcd/1" // etcd's client interface, for servers that do not vote
+	protoRaft   = port.HTTP1       // etcd's peer interface
 )
 
 // View is the agreed state at one point in time; it never changes.
@@ -69,16 +71,20 @@ type Cluster struct {
 	events   *event.Log
 	lock     *os.File
 
-	cert   atomic.Pointer[tls.Certificate]
-	port   *port.Port
-	raft   *port.Slot
-	etcd   *port.Slot
-	rpc    *port.Slot
-	grpc   *grpc.Server
-	mesh   *mesh.Mesh
-	joins  *joinLimits
-	ready  chan struct{}
-	abrupt atomic.Bool // tests: end as a killed process does
+	cert  atomic.Pointer[tls.Certificate]
+	port  *port.Port
+	raft  *port.Slot
+	etcd  *port.Slot
+	rpc   *port.Slot
+	grpc  *grpc.Server
+	mesh  *mesh.Mesh
+	joins *joinLimits
+	// notices are the questions of servers that nobody speaks with.
+	notices *joinLimits
+	regroup chan struct{} // ends the present way to the agreed state
+	newer   atomic.Int64  // the newest generation heard
+	ready   chan struct{}
+	abrupt  atomic.Bool // tests: end as a killed process does
 
 	mu      sync.Mutex // guards view's replacement, changed and members
 	view    atomic.Pointer[View]
@@ -134,6 +140,7 @@ func open(cfg Config, log *slog.Logger, events *event.Log) (*Cluster, error) {
 		ready: make(chan struct{}), changed: make(chan struct{}), members: make(chan struct{}),
 		backSet: make(chan struct{}), nudge: make(chan struct{}, 1),
 		conns: map[org.ServerName]*grpc.ClientConn{}, routes: map[routeKey]string{}, joins: newJoinLimits(),
+		notices: newNoticeLimits(), regroup: make(chan struct{}, 1),
 	}
 	c.cert.Store(&cert)
 	c.view.Store(view.Empty())
@@ -170,6 +177,7 @@ func (c *Cluster) openPort() {
 	})
 	c.port.Handle(protoMesh, c.mesh.Serve)
 	c.port.HandleOpen(protoJoin, c.serveJoin)
+	c.port.HandleOpen(protoNotice, c.serveNotice)
 	c.raft = c.port.Slot(protoRaft)
 	c.etcd = c.port.Slot(protoEtcd)
 	c.rpc = c.port.Slot(protoGRPC)

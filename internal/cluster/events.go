@@ -42,6 +42,14 @@ var (
 	evStateReplaced = event.Define(1113, "agreed_state_went_back", slog.LevelError,
 		"The agreed state is older than what this server saw before: it was restored from a backup.",
 		"Check databases and recipients changed after the backup.")
+	evNewer = event.Define(1115, "newer_generation", slog.LevelWarn,
+		"The group was forced to go on without some of its servers and kept this one, which takes over the new agreed state.", "")
+	evForced = event.Define(1342, "forced_activation", slog.LevelError,
+		"An administrator made the group go on without a majority: servers were given up.",
+		"Power the given-up servers off, or keep them off the network, until each is taken in again with postern join --replace.")
+	evGivenUp = event.Define(1341, "given_up", slog.LevelError,
+		"The group went on without this server while it could not be reached. It stops; its databases and its queue stay where they are.",
+		"Take it in again: postern cluster token at another server, postern join --replace TOKEN here.")
 	evNetworks = event.Define(1120, "networks_changed", slog.LevelInfo,
 		"The networks between the servers were found to be others than before.", "See postern network list.")
 	evPathDown = event.Define(1121, "path_down", slog.LevelWarn,

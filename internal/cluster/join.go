@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -41,6 +43,11 @@ func Join(ctx context.Context, o JoinOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.Replace {
+		if err := leaveGivenUp(o.Dir); err != nil {
+			return err
+		}
+	}
 	lock, err := newFolder(o.Dir)
 	if err != nil {
 		return err
@@ -66,6 +73,33 @@ func Join(ctx context.Context, o JoinOptions) error {
 		}
 	}
 	return last
+}
+
+// leaveGivenUp puts aside what a server was that the group gave up, so that it
+// can join anew in the same folder. Any other folder stays as it is.
+func leaveGivenUp(dir string) error {
+	if !fileExists(filepath.Join(dir, givenUpFile)) {
+		return nil
+	}
+	lock, err := lockFolder(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	old := filepath.Join(dir, "given-up.old")
+	if err := os.RemoveAll(old); err != nil {
+		return err
+	}
+	if err := os.Mkdir(old, 0o700); err != nil {
+		return err
+	}
+	// serverFile goes first: without it the folder is no server's.
+	for _, name := range []string{serverFile, etcdDir, groupKeyFile, bundleFile, caFile, viewFile, firstFile, forceFile, givenUpFile} {
+		if err := os.Rename(filepath.Join(dir, name), filepath.Join(old, name)); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	return syncDir(dir)
 }
 
 // ask sends the request to one member, after its certificate was found to be

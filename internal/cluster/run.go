@@ -61,6 +61,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	run(c.keepPaths)
 	run(c.keepPeerURLs)
 	run(c.tellPaths)
+	run(c.keepGeneration)
 	run(c.watchQuorum)
 	run(c.watchAlarms)
 	err := g.Wait()

@@ -9,6 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/postern-mail/postern/internal/cluster/view"
+	"github.com/postern-mail/postern/internal/org"
 )
 
 const loadPage = 2000
@@ -125,7 +126,7 @@ func (c *Cluster) apply(resp clientv3.WatchResponse) {
 	for _, e := range resp.Events {
 		key := string(e.Kv.Key[len(prefix):])
 		rev = max(rev, e.Kv.ModRevision)
-		members = members || strings.HasPrefix(key, dirServers) || strings.HasPrefix(key, dirRemoved) || strings.HasPrefix(key, dirLeaving) || strings.HasPrefix(key, dirNetworks)
+		members = members || strings.HasPrefix(key, dirServers) || strings.HasPrefix(key, dirRemoved) || strings.HasPrefix(key, dirLeaving) || strings.HasPrefix(key, dirNetworks) || key == org.GenerationKey
 		changes = append(changes, view.Change{
 			Key: key, Delete: e.Type == clientv3.EventTypeDelete,
 			Item: Item{Value: e.Kv.Value, Revision: e.Kv.ModRevision},

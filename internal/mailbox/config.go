@@ -180,4 +180,14 @@ type Deps struct {
 	Paths Paths
 	// Fast shortens the pauses between looks at volumes, for tests.
 	Fast bool
+	// Permission tells whether copies here may lead; nil: they may.
+	Permission Permission
+}
+
+// Permission holds a server's copies back from leading, whatever the group's
+// rows say (active.Sites).
+type Permission interface {
+	MayLead() (why string, ok bool)
+	// LeadChanged is closed at the next change of that.
+	LeadChanged() <-chan struct{}
 }

@@ -178,6 +178,16 @@ func wanted(me org.ServerName, def org.Database, m org.Mount) role {
 	return role{do: "follow", term: m.Term, source: m.Active, seedFrom: mine.SeedFrom, reseed: mine.SeedCount}
 }
 
+// wantedNow is the role the rows ask for, as far as this server may play it.
+// c.mu is held.
+func (c *dbCopy) wantedNow() role {
+	r := wanted(c.k.me, c.def, c.mount)
+	if why, ok := c.k.mayLead(); r.do == "lead" && !ok {
+		return role{do: "rest", term: r.term, why: why}
+	}
+	return r
+}
+
 // run opens the copy and plays its role until ctx ends.
 func (c *dbCopy) run(ctx context.Context) {
 	wait := 250 * time.Millisecond
@@ -300,7 +310,7 @@ func (c *dbCopy) play(ctx context.Context) error {
 			return errReseed
 		}
 		c.mu.Lock()
-		r := wanted(c.k.me, c.def, c.mount)
+		r := c.wantedNow()
 		c.mu.Unlock()
 		rctx, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
@@ -346,7 +356,7 @@ func (c *dbCopy) pauseRole(ctx context.Context, r role, failures int, err error)
 			return
 		case <-c.kick:
 			c.mu.Lock()
-			now := wanted(c.k.me, c.def, c.mount)
+			now := c.wantedNow()
 			c.mu.Unlock()
 			if now != r || c.reseedOrdered() {
 				return
@@ -366,7 +376,7 @@ func (c *dbCopy) watchRole(ctx context.Context, r role, done chan error, cancel 
 			return <-done
 		case <-c.kick:
 			c.mu.Lock()
-			now := wanted(c.k.me, c.def, c.mount)
+			now := c.wantedNow()
 			c.mu.Unlock()
 			if now != r {
 				cancel()

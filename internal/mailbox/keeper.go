@@ -122,6 +122,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.mu.Unlock()
 	var wg sync.WaitGroup
 	wg.Go(func() { k.reportLoop(ctx) })
+	wg.Go(func() { k.followPermission(ctx) })
 	for _, v := range k.volumes {
 		wg.Go(func() { k.watchVolume(ctx, v) })
 		wg.Go(func() { k.reclaimVolume(ctx, v) })
@@ -144,6 +145,32 @@ func (k *Keeper) life() context.Context {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.ctx
+}
+
+// mayLead tells whether copies here may lead.
+func (k *Keeper) mayLead() (why string, ok bool) {
+	if k.deps.Permission == nil {
+		return "", true
+	}
+	return k.deps.Permission.MayLead()
+}
+
+// followPermission lets copies look at their role again when the permission to
+// lead comes or goes.
+func (k *Keeper) followPermission(ctx context.Context) {
+	for p := k.deps.Permission; p != nil; {
+		changed := p.LeadChanged()
+		k.mu.Lock()
+		for _, r := range k.copies {
+			r.c.poke()
+		}
+		k.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
 }
 
 // reconcile starts, informs and stops copies as the view says.

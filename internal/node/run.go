@@ -49,6 +49,7 @@ type mailWorker struct {
 	cluster    *cluster.Cluster
 	alerts     *notify.Notifier
 	components *component.Book
+	sites      *active.Sites
 	mailbox    *mailbox.Keeper
 	directory  *directory.Directory
 	mover      *transport.Mover // nil at a witness
@@ -107,9 +108,10 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.components = component.New(component.Deps{Group: w.cluster, Primary: w.primary, Events: w.events})
+	w.sites = active.NewSites(active.SitesDeps{Group: w.cluster, Fast: w.fast(), Log: w.log, Events: w.events})
 	logs, indexes := w.faults.disks()
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, FS: logs, IndexFS: indexes, Log: w.log, Events: w.events,
-		Metrics: w.metrics, Fast: w.cfg.Timers == "fast"}); err != nil {
+		Metrics: w.metrics, Fast: w.cfg.Timers == "fast", Permission: w.sites}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.newNotifier()
@@ -118,6 +120,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 		return errors.Join(err, w.cluster.Close())
 	}
 	st.run("cluster", w.cluster.Run)
+	st.run("sites", w.sites.Run)
 	select {
 	case <-w.cluster.Ready():
 		st.run("notify", w.alerts.Run)
@@ -141,7 +144,7 @@ func (w *mailWorker) keepers(st *stages) {
 		st.run("transport", w.mover.Run)
 		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
 	}
-	deps.Component, deps.Metrics = w.components.Of, w.metrics
+	deps.Component, deps.Metrics, deps.Sites = w.components.Of, w.metrics, w.sites
 	w.planDeps(&deps)
 	w.active = active.New(w.cfg.Active, deps)
 	st.run("active", w.active.Run)
@@ -297,7 +300,7 @@ func (w *mailWorker) readiness() error {
 
 // commands is the table of all rooms.
 func (w *mailWorker) commands() []command.Command {
-	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active,
+	return Commands(Rooms{Cluster: w.cluster, Components: w.components, Mailbox: w.mailbox, Directory: w.directory, Transport: w.mover, Active: w.active, Sites: w.sites,
 		Notify: w.alerts, Desk: w.desk, DNS: w.dnsServers})
 }
 
@@ -309,6 +312,7 @@ type Rooms struct {
 	Directory  *directory.Directory
 	Transport  *transport.Mover
 	Active     *active.Manager
+	Sites      *active.Sites
 	Notify     *notify.Notifier
 	Desk       *health.Desk
 	DNS        func() []dnsd.Server
@@ -323,6 +327,7 @@ func Commands(r Rooms) []command.Command {
 		directory.Commands(r.Directory),
 		transport.Commands(r.Transport),
 		active.Commands(r.Active),
+		active.SiteCommands(r.Sites),
 		notify.Commands(r.Notify),
 		health.Commands(r.Desk),
 		dnsd.Commands(r.DNS),

@@ -88,7 +88,8 @@ func New(cfg Config, state State, log *slog.Logger) *Log {
 }
 
 // Begin writes down that caller is about to run c with the parameters in. Its
-// error is that of the agreed state, and then the change must not run.
+// error is that of the agreed state, and then the change must not run; a command
+// for the time when that does not answer is in the file only until its End.
 func (l *Log) Begin(ctx context.Context, c command.Command, caller command.Caller, in any) (Record, error) {
 	at := l.now()
 	r := Record{
@@ -97,7 +98,7 @@ func (l *Log) Begin(ctx context.Context, c command.Command, caller command.Calle
 	}
 	r.DryRun, _ = r.Params["dry_run"].(bool)
 	delete(r.Params, "dry_run")
-	if err := l.put(ctx, r, l.surplus()); err != nil {
+	if err := l.put(ctx, r, l.surplus()); err != nil && !(c.WithoutQuorum && kind.Is(err, kind.Busy)) {
 		return Record{}, fmt.Errorf("write audit record of %s: %w", c.Name(), err)
 	}
 	l.file(r)

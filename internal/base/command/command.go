@@ -55,6 +55,9 @@ type Command struct {
 	Dangerous bool
 	// Stream commands send progress lines through Progress until they are done.
 	Stream bool
+	// WithoutQuorum commands run also when the agreed state cannot take their
+	// audit record; then it is in the server's file first.
+	WithoutQuorum bool
 	// Scoped says that Run itself keeps to CallerOf(ctx).Organization. Other
 	// commands need a parameter with a scope to be open to a caller who is
 	// bound to one organization; the door checks that one.
