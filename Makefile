@@ -51,22 +51,11 @@ race:
 	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -short -race -timeout 10m $(RACE); \
 	else echo "race: no C compiler, left out (apt-get install gcc)"; exit 1; fi
 
-# A count, not a time: when the time of -fuzztime is over, go test up to 1.26
-# now and then fails with its own deadline (golang.org/issue/75804).
 fuzz-smoke: ## each fuzz target with 2,000 inputs
-	@$(MAKE) --no-print-directory fuzz FUZZ_TIME=2000x
+	@test/fuzz.sh 2000x
 
 fuzz: ## each fuzz target for FUZZ_TIME
-	@set -e; grep -rl --include='*_test.go' '^func Fuzz' internal test | xargs -n1 dirname | sort -u | while read -r dir; do \
-		targets=$$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | sed 's/^func //' | sort -u); \
-		for f in $$targets; do \
-			echo "fuzz $$dir $$f $(FUZZ_TIME)"; \
-			$(GO) test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZ_TIME) -parallel 2 >/tmp/postern-fuzz.$$$$ 2>&1 </dev/null \
-				|| { grep -q 'context deadline exceeded' /tmp/postern-fuzz.$$$$ && ! grep -q 'Failing input' /tmp/postern-fuzz.$$$$; } \
-				|| { cat /tmp/postern-fuzz.$$$$; rm -f /tmp/postern-fuzz.$$$$; exit 1; }; \
-			rm -f /tmp/postern-fuzz.$$$$; \
-		done; \
-	done
+	@test/fuzz.sh $(FUZZ_TIME)
 
 e2e: build ## the real binary: first steps with real clients, then faults under load
 	$(GO) run ./test/load/cmd/firststeps -postern $(BIN)

@@ -248,6 +248,12 @@ func (c *Cluster) Published(s org.ServerName, section string) (v []byte, heard t
 	return c.mesh.Published(s, section)
 }
 
+// Came tells when the present value of a server's section was first heard here:
+// its age where the server is heard but says nothing new.
+func (c *Cluster) Came(s org.ServerName, section string) (came time.Time, ok bool) {
+	return c.mesh.Came(s, section)
+}
+
 // Handle registers a protocol of the cluster port; before Run only. The
 // connection is closed when h returns; ctx ends when the cluster stops.
 func (c *Cluster) Handle(proto string, h func(ctx context.Context, peer org.ServerName, conn net.Conn)) {

@@ -68,7 +68,24 @@ func UserPathItems(targets List, look Look) Items {
 func APIItems(look Look) Items {
 	b := newSet("API", TouchPoints, org.PriorityNormal, org.AdminAPI, false, "Whether the administrator's door works.")
 	b.probe("SelfTest", Recurrent, Outside, 10*time.Second, 5*time.Second, "", nil, look, "The HTTPS door answers /healthz.")
-	b.monitor("SelfTest", "SelfTest", ConsecutiveFailures(3), nil, DoorChain("admin-https", org.AdminAPI), "The HTTPS door does not answer.")
+	// The socket goes on; nothing of mail is to be moved for it.
+	b.monitor("SelfTest", "SelfTest", ConsecutiveFailures(3), nil, TellChain(), "The HTTPS door does not answer.")
+	return b.x
+}
+
+// Active are the looks at Active Manager. Role fails while nobody who lives has the
+// primary role; Serving fails, at the server that has it, while databases are
+// served by nobody, and names them.
+type Active struct{ Role, Serving Look }
+
+// ActiveItems is the set ActiveManager.
+func ActiveItems(a Active) Items {
+	b := newSet("ActiveManager", Services, org.PriorityNormal, "", false, "Whether somebody decides where databases are active, and they are.")
+	const every, limit = 5 * time.Second, 5 * time.Second
+	b.probe("Role", Recurrent, Inside, every, limit, "", nil, a.Role, "A server that lives has the primary role.")
+	b.probe("Serving", Recurrent, Inside, every, limit, "", nil, a.Serving, "Every database that should be mounted is.")
+	b.monitor("Role", "Role", ConsecutiveFailures(3), nil, TellChain(), "Nobody decides where databases are active.")
+	b.monitor("Serving", "Serving", ConsecutiveFailures(3), nil, TellChain(), "Databases are served by nobody.")
 	return b.x
 }
 
@@ -118,11 +135,10 @@ func CopyItems(c Copies) Items {
 // Volumes are the looks at the disks of this server.
 type Volumes struct {
 	All List
-	// Usable fails while a volume is gone, read-only or gives errors. Latency is
-	// what syncs take in seconds, Relative the same in times the median of the
-	// other volumes, Outstanding the age in seconds of the oldest sync that has
-	// not come back.
-	Usable, Latency, Relative, Outstanding Look
+	// Usable fails while a volume is gone, read-only, gives errors or does not
+	// finish a write for 3 s. Latency is what syncs take in seconds, Relative the
+	// same in times the median of the other volumes.
+	Usable, Latency, Relative Look
 	// Space fails below the limit of free space.
 	Space Look
 }
@@ -134,24 +150,23 @@ func VolumeItems(v Volumes) Items {
 	b.probe("Usable", Recurrent, Inside, every, limit, "", v.All, v.Usable, "The volume is there, can be written and gives no errors.")
 	b.probe("Latency", Check, Inside, every, limit, "s", v.All, v.Latency, "What the newest syncs took.")
 	b.probe("Relative", Check, Inside, every, limit, "times", v.All, v.Relative, "Latency beside that of the other volumes.")
-	b.probe("Outstanding", Check, Inside, every, limit, "s", v.All, v.Outstanding, "Age of the oldest sync that has not come back.")
 	b.monitor("Usable", "Usable", ConsecutiveFailures(1), nil, VolumeChain(), "A volume cannot be used.")
 	b.monitor("Latency", "Latency", AboveFor(1, "s", 30*time.Second), nil, VolumeChain(), "A volume is slow.")
 	b.monitor("Relative", "Relative", AboveFor(10, "times", 30*time.Second), nil, VolumeChain(), "A volume is much slower than the others.")
-	b.monitor("Outstanding", "Outstanding", Above(3, "s", 1), nil, VolumeChain(), "A write to a volume does not come back.")
 	d := newSet("DiskSpace", Resources, org.PriorityNormal, "", true, "Whether there is room.")
 	d.probe("Free", Recurrent, Inside, 30*time.Second, limit, "%", v.All, v.Space, "Free space of a volume.")
 	d.monitor("Free", "Free", ConsecutiveFailures(1), nil, TellChain(), "A volume gets full.")
 	return Join(b.x, d.x)
 }
 
-// Queues are the looks at transport. Level is 0 to 2; Oldest, Alone and
-// Reconciling give the age in seconds of the oldest message that waits, that only
-// this server has, and that nobody knows whose it is. Partner fails while no other
-// server could store a message though one is up; Requests give the hours that the
-// oldest Safety Net request runs.
+// Queues are the looks at transport. Level is 0 to 2; Local gives the seconds for
+// which mail for databases of this group has waited without any getting through;
+// Alone and Reconciling count the messages that only this server has though
+// another could have a copy, and those of which nobody knows whose they are.
+// Partner fails while no other server could store a message though one is up;
+// Requests give the hours that the oldest Safety Net request runs.
 type Queues struct {
-	Level, Oldest, Alone, Reconciling, Partner, Requests Look
+	Level, Local, Alone, Reconciling, Partner, Requests Look
 }
 
 // TransportItems are the sets HubTransport, ShadowRedundancy and SafetyNet.
@@ -165,9 +180,9 @@ func TransportItems(q Queues) Items {
 		doc        string
 	}{
 		{"Level", "level", q.Level, AboveFor(0.5, "level", time.Minute), "The queue's volume gets full."},
-		{"Oldest", "s", q.Oldest, AboveFor(1800, "s", 10*time.Minute), "Mail waits long."},
-		{"Alone", "s", q.Alone, Above(300, "s", 2), "Only this server has a message."},
-		{"Reconciling", "s", q.Reconciling, Above(600, "s", 2), "Nobody knows whose a message is."},
+		{"Local", "s", q.Local, Above(300, "s", 2), "Mail for mailboxes here waits and none gets through."},
+		{"Alone", "messages", q.Alone, AboveFor(0, "messages", 5*time.Minute), "Only this server has messages."},
+		{"Reconciling", "messages", q.Reconciling, AboveFor(0, "messages", 10*time.Minute), "Nobody knows whose messages are."},
 	} {
 		b.probe(p.name, Check, Inside, every, limit, p.unit, nil, p.look, p.doc)
 		b.monitor(p.name, p.name, p.rule, nil, TellChain(), p.doc)
@@ -236,7 +251,7 @@ func LinkItems(l Links) Items {
 	net.monitor("Client", "Client", ConsecutiveFailures(3), NetworkTimeline(), NetworkChain(org.SMTPComponent, org.Submission, org.IMAPComponent),
 		"Clients cannot reach this server.")
 	dns := newSet("DNS", Dependencies, org.PriorityNormal, "", false, "Whether names can be looked up.")
-	dns.probe("Names", Recurrent, Outside, 30*time.Second, limit, "", nil, l.Names, "The own name and a root.")
+	dns.probe("Names", Recurrent, Inside, 30*time.Second, limit, "", nil, l.Names, "The resolvers answer.")
 	dns.monitor("Names", "Names", Failures(3, 150*time.Second), nil, TellChain(), "Names cannot be looked up.")
 	return Join(clock.x, certs.x, state.x, net.x, dns.x)
 }

@@ -14,7 +14,7 @@ import (
 
 // Health are the room's health items. k may be nil for listing them.
 func Health(k *Keeper) health.Items {
-	return health.Join(copyHealth(k), volumeHealth(k))
+	return health.Join(copyHealth(k), volumeHealth(k), storeHealth(k))
 }
 
 func copyHealth(k *Keeper) health.Items {
@@ -28,7 +28,7 @@ func copyHealth(k *Keeper) health.Items {
 			return f(all[i])
 		}
 	}
-	x := health.CopyItems(health.Copies{
+	return health.CopyItems(health.Copies{
 		All: func() []string {
 			var out []string
 			if k != nil {
@@ -62,12 +62,15 @@ func copyHealth(k *Keeper) health.Items {
 			}
 			return health.Reading{}, nil
 		},
+		Index: look(func(s org.CopyStatus) (health.Reading, error) {
+			r := health.Reading{Text: string(s.ContentIndex)}
+			// One that is made anew from the log is Crawling: that takes its time.
+			if s.ContentIndex == org.IndexFailed && s.State != org.CopyFailed && s.State != org.CopyFailedAndSuspended {
+				return r, kind.Errorf(kind.Internal, "the index is %s", s.ContentIndex)
+			}
+			return r, nil
+		}),
 	})
-	// The index has no state of its own yet.
-	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return p.Set == "Search" })
-	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return m.Set == "Search" })
-	x.Sets = slices.DeleteFunc(x.Sets, func(s health.Set) bool { return s.Name == "Search" })
-	return x
 }
 
 // singleCopies are the databases active here whose mount row knows one copy in
@@ -95,7 +98,7 @@ func volumeHealth(k *Keeper) health.Items {
 			return f(all[i])
 		}
 	}
-	x := health.VolumeItems(health.Volumes{
+	return health.VolumeItems(health.Volumes{
 		All: func() []string {
 			var out []string
 			if k != nil {
@@ -125,11 +128,6 @@ func volumeHealth(k *Keeper) health.Items {
 			return r, nil
 		}),
 	})
-	// A write that does not come back makes a volume hung: Usable tells that.
-	drop := func(name string) bool { return name == "Outstanding" }
-	x.Probes = slices.DeleteFunc(x.Probes, func(p health.Probe) bool { return drop(p.Name) })
-	x.Monitors = slices.DeleteFunc(x.Monitors, func(m health.Monitor) bool { return drop(m.Probe) })
-	return x
 }
 
 // unnoticed is how slow a disk may be, however fast others are, until anybody

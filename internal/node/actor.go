@@ -245,14 +245,16 @@ func (s spares) Held() string {
 }
 
 // healthOf is how a server is and how old that news is, for Active Manager; nil
-// where it has told nothing that counts.
+// where it has told nothing that counts. The age is that of the last report, whose
+// number grows each time: a server that beats and reports nothing grows old.
 func (w *mailWorker) healthOf(s org.ServerName) (map[string]org.SetHealth, time.Duration) {
-	b, heard, ok := w.cluster.Published(s, org.HealthSection)
+	b, _, ok := w.cluster.Published(s, org.HealthSection)
+	came, known := w.cluster.Came(s, org.HealthSection)
 	var h org.ServerHealth
-	if !ok || codec.Unmarshal(b, &h) != nil || h.Silent {
+	if !ok || !known || codec.Unmarshal(b, &h) != nil || h.Silent {
 		return nil, 0
 	}
-	return h.Sets, time.Since(heard)
+	return h.Sets, time.Since(came)
 }
 
 func (w *mailWorker) fast() bool { return w.cfg.Timers == "fast" }

@@ -111,7 +111,7 @@ func registerRooms(r *metrics.Registry, dir string) (err error) {
 		return err
 	}
 	notify.New(notify.Config{}, notify.Deps{Rows: groupRows{c}, Mesh: groupMesh{c}, Secrets: c, Log: log, Events: events, Metrics: r})
-	if _, err := health.NewDesk(health.Config{}, health.DeskDeps{Server: "MBX1", Dir: dir, Items: items(c, k, m, DefaultConfig(), nil), Rows: rows{c}, Mesh: mesh{c}, Spares: spares{c},
+	if _, err := health.NewDesk(health.Config{}, health.DeskDeps{Server: "MBX1", Dir: dir, Items: items(probed{cluster: c, mailbox: k, mover: m}, DefaultConfig(), nil), Rows: rows{c}, Mesh: mesh{c}, Spares: spares{c},
 		Log: log, Events: events, Metrics: r}); err != nil {
 		return err
 	}

@@ -1,14 +1,17 @@
 package node
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
+	"github.com/postern-mail/postern/internal/access/certs"
+	"github.com/postern-mail/postern/internal/active"
 	"github.com/postern-mail/postern/internal/base/host"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/health"
@@ -25,8 +28,19 @@ const (
 
 // items are the health items of this server. Both workers build them: the mail
 // worker from its rooms, the health worker from nil ones and with an atlas.
-func items(c *cluster.Cluster, k *mailbox.Keeper, m *transport.Mover, cfg Config, a *atlas) health.Items {
-	return health.Join(doorItems(cfg, a), health.UserPathItems(a.others, a.lookAt), transport.Health(m), mailbox.Health(k), stateItems(c), machineItems())
+func items(r probed, cfg Config, a *atlas) health.Items {
+	return health.Join(doorItems(cfg, a), health.UserPathItems(a.others, a.lookAt), transport.Health(r.mover), mailbox.Health(r.mailbox), active.Health(r.active),
+		linkItems(r), machineItems())
+}
+
+// probed are the rooms that bring probes or are looked at. All may be nil, and
+// are in the health worker, which only lists what the mail worker looks at.
+type probed struct {
+	cluster *cluster.Cluster
+	mailbox *mailbox.Keeper
+	mover   *transport.Mover
+	certs   *certs.Source
+	active  *active.Manager
 }
 
 // plugged leaves out of a set of the catalogue what nobody looks at here.
@@ -62,8 +76,40 @@ func doorItems(cfg Config, a *atlas) health.Items {
 		door("SMTP", serviceSMTP, org.SMTPComponent, tryDoor{s.Receive.Listen, s.Receive.ProxyFrom, smtp}),
 		door("Submission", serviceSMTP, org.Submission, tryDoor{s.Submission.Listen, s.Submission.ProxyFrom, smtp},
 			tryDoor{s.Submissions.Listen, s.Submissions.ProxyFrom, smtps}),
+		apiItems(cfg, a),
 		door("IMAP", serviceIMAP, org.IMAPComponent, tryDoor{i.StartTLS.Listen, i.StartTLS.ProxyFrom, imap}, tryDoor{i.TLS.Listen, i.TLS.ProxyFrom, imaps}),
 	)
+}
+
+// apiItems try the HTTPS door for administrators.
+func apiItems(cfg Config, a *atlas) health.Items {
+	return plugged(health.APIItems(a.self(org.AdminAPI, []tryDoor{{addrs: cfg.Admin.Listen, try: healthz}})))
+}
+
+// healthz wants 200 of the HTTPS door. Its certificate is not judged here: the
+// set Certificates does that.
+func healthz(ctx context.Context, addr string) error {
+	c, err := overTLS()(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if end, ok := ctx.Deadline(); ok {
+		if err := c.SetDeadline(end); err != nil {
+			return err
+		}
+	}
+	if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: postern\r\nConnection: close\r\n\r\n"); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(io.LimitReader(c, 4096)).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("no answer: %w", err)
+	}
+	if !strings.Contains(line, " 200 ") {
+		return fmt.Errorf("answer is %q", strings.TrimSpace(line))
+	}
+	return nil
 }
 
 // self tries all doors of a component of this server. While the component is held
@@ -99,15 +145,6 @@ func (a *atlas) lookAt(ctx context.Context, target string) (health.Reading, erro
 		try = greeting(plain(), "* OK", "x LOGOUT\r\n")
 	}
 	return health.Reading{}, try(ctx, at)
-}
-
-// stateItems look at the agreed state. c may be nil.
-func stateItems(c *cluster.Cluster) health.Items {
-	return plugged(health.LinkItems(health.Links{State: func(ctx context.Context, _ string) (health.Reading, error) {
-		begun := time.Now()
-		err := c.Sync(ctx)
-		return health.Reading{Value: time.Since(begun).Seconds()}, err
-	}}))
 }
 
 // machineItems look at the machine.

@@ -107,7 +107,7 @@ func TestHostObeys(t *testing.T) {
 // TestItems: both workers build the same items, and they make sense.
 func TestItems(t *testing.T) {
 	cfg := DefaultConfig()
-	mail, outside := items(nil, nil, nil, cfg, nil), items(nil, nil, nil, cfg, &atlas{})
+	mail, outside := items(probed{}, cfg, nil), items(probed{}, cfg, &atlas{})
 	names := func(x health.Items) (out []string) {
 		for _, p := range x.Probes {
 			out = append(out, p.Set+`\`+p.Name)

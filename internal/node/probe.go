@@ -41,7 +41,7 @@ func RunHealth(ctx context.Context, cfg Config, log *slog.Logger, link HostLink)
 	defer client.CloseIdleConnections()
 	a := &atlas{desk: client}
 	e, err := health.NewEngine(health.Config{Fast: cfg.Timers == "fast"}, health.EngineDeps{Server: name, Dir: cfg.Dir,
-		Items: items(nil, nil, nil, cfg, a), Desk: client, Host: hostActor{link}, Ready: func() bool { return readyOnce(cfg) },
+		Items: items(probed{}, cfg, a), Desk: client, Host: hostActor{link}, Ready: func() bool { return readyOnce(cfg) },
 		Log: log, Events: events})
 	if err != nil {
 		return err

@@ -271,7 +271,7 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 
 // newDesk makes the part of health that stands in this process.
 func (w *mailWorker) newDesk() (err error) {
-	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(w.cluster, w.mailbox, w.mover, w.cfg, nil),
+	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(probed{w.cluster, w.mailbox, w.mover, w.certs, w.active}, w.cfg, nil),
 		Rows: rows{w.cluster}, Mesh: mesh{w.cluster}, Actor: actor{w}, Spares: spares{w.cluster}, Figures: loadFigures(), Log: w.log, Events: w.events, Metrics: w.metrics}
 	if w.mover != nil {
 		deps.Clock = w.mover.Clock()

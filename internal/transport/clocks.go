@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// clockSection is the name under which servers tell each other the time.
-const clockSection = "clock"
+// ClockSection is the name under which servers tell each other the time.
+const ClockSection = "clock"
 
 func (m *Mover) publishClock() {
-	m.deps.Group.Publish(clockSection, binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
+	m.deps.Group.Publish(ClockSection, binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
 }
 
 // peerClocks are the offsets of the other servers' clocks from this one's, as
@@ -20,7 +20,7 @@ func (m *Mover) peerClocks() []time.Duration {
 		if s.Name == m.me {
 			continue
 		}
-		b, heard, ok := m.deps.Group.Published(s.Name, clockSection)
+		b, heard, ok := m.deps.Group.Published(s.Name, ClockSection)
 		if !ok || len(b) != 8 || time.Since(heard) > time.Minute {
 			continue
 		}

@@ -179,7 +179,7 @@ func TestUntrustedClock(t *testing.T) {
 		w.store.setAway("DB01", true)
 		id := w.send("rob@red.example", rcpt("ann@red.example", ""))
 		for range 60 { // the witness is an hour ahead for 60 minutes
-			w.group.tell("W", clockSection, binary.BigEndian.AppendUint64(nil, uint64(time.Now().Add(time.Hour).UnixNano())))
+			w.group.tell("W", ClockSection, binary.BigEndian.AppendUint64(nil, uint64(time.Now().Add(time.Hour).UnixNano())))
 			<-time.After(time.Minute)
 		}
 		synctest.Wait()

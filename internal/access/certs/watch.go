@@ -2,6 +2,7 @@ package certs
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"math"
@@ -61,13 +62,8 @@ func (s *Source) watchEnd(now time.Time) {
 
 // life is of the certificate shown now.
 func (s *Source) life() (begin, end time.Time) {
-	if a := s.acme.Load(); a != nil {
-		if leaf := a.leaf(s.cfg.Names); leaf != nil {
-			return leaf.NotBefore, leaf.NotAfter
-		}
-	}
-	if c := s.current.Load(); c != nil {
-		return c.Leaf.NotBefore, c.Leaf.NotAfter
+	if leaf := s.Leaf(); leaf != nil {
+		return leaf.NotBefore, leaf.NotAfter
 	}
 	return time.Time{}, time.Time{}
 }
@@ -109,4 +105,17 @@ func (s *Source) reload(before [2]fileStamp) [2]fileStamp {
 		s.deps.Events.Emit(eventUnusable, "certificate files were changed but cannot be used: %v", err)
 	}
 	return now
+}
+
+// Leaf is the certificate shown now, nil for none.
+func (s *Source) Leaf() *x509.Certificate {
+	if a := s.acme.Load(); a != nil {
+		if leaf := a.leaf(s.cfg.Names); leaf != nil {
+			return leaf
+		}
+	}
+	if c := s.current.Load(); c != nil {
+		return c.Leaf
+	}
+	return nil
 }

@@ -76,6 +76,7 @@ const maxTurns = 256
 type published struct {
 	value   []byte
 	version uint64
+	came    time.Time // when this value was first heard
 }
 
 // New makes a mesh with a new boot id.
@@ -250,7 +251,7 @@ func (m *Mesh) Publish(name string, v []byte) {
 		return
 	}
 	m.versions++
-	m.sections[name] = published{bytes.Clone(v), m.versions}
+	m.sections[name] = published{bytes.Clone(v), m.versions, time.Now()}
 }
 
 // Published returns a section of a server, and when it was last heard to be
@@ -268,4 +269,21 @@ func (m *Mesh) Published(s org.ServerName, name string) (v []byte, heard time.Ti
 	}
 	held, ok := p.held[name]
 	return held.value, p.heard(), ok
+}
+
+// Came tells when the present value of a section was first heard here. It
+// grows old where a server lives and beats, but has nothing new to say.
+func (m *Mesh) Came(s org.ServerName, name string) (came time.Time, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	held := m.sections
+	if s != m.cfg.Self {
+		p := m.peers[s]
+		if p == nil {
+			return time.Time{}, false
+		}
+		held = p.held
+	}
+	v, ok := held[name]
+	return v.came, ok
 }

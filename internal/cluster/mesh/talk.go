@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"net"
@@ -270,7 +271,11 @@ func (e *ear) hear(f frame) bool {
 		old, ok := p.held[s.Name]
 		// What was held up on one path must not undo what came on another.
 		if s.Version >= old.version && (ok || len(p.held) < MaxSections) {
-			p.held[s.Name] = published{s.Value, s.Version}
+			came := time.Now()
+			if ok && bytes.Equal(old.value, s.Value) {
+				came = old.came // said again on a new connection
+			}
+			p.held[s.Name] = published{s.Value, s.Version, came}
 		}
 	}
 	return true

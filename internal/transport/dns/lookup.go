@@ -258,3 +258,26 @@ func hasSOA(m *wire.Msg) bool {
 	}
 	return false
 }
+
+// Answers asks each resolver for a name, past what is remembered, and fails where
+// none of them gives an answer; that there is no such name is one.
+func (r *Resolver) Answers(ctx context.Context, name string) (text string, err error) {
+	fq, err := question(name)
+	if err != nil {
+		fq = "."
+	}
+	var last error
+	var silent []string
+	for _, s := range r.servers {
+		if _, err := r.askOne(ctx, s, fq, wire.TypeA); err != nil {
+			last, silent = err, append(silent, s.addr)
+		}
+	}
+	if len(silent) == len(r.servers) {
+		return "", busy(fq, wire.TypeA, last)
+	}
+	if len(silent) > 0 {
+		return "no answer from " + strings.Join(silent, " "), nil
+	}
+	return "", nil
+}
