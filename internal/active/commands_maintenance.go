@@ -6,6 +6,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/active/maintain"
 	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -29,12 +30,29 @@ type maintenanceStatusArgs struct {
 	Server org.ServerName `json:"server" arg:"1" complete:"server list" doc:"only this server"`
 }
 
+type databaseSetArgs struct {
+	Database org.DatabaseName `json:"database" arg:"1" required:"true" complete:"database list" doc:"name of the database"`
+	Minimum  int              `json:"minimum_copies" required:"true" doc:"copies that stay in sync when a server is taken out, fewer than it has; 0 for 2"`
+}
+
+// setDatabase changes what is wanted of a database.
+func (m *Manager) setDatabase(ctx context.Context, in databaseSetArgs) (command.None, error) {
+	return command.None{}, m.changeDatabase(ctx, in.Database, func(def *org.Database) error {
+		if n := len(def.Copies); in.Minimum < 0 || in.Minimum > 0 && in.Minimum >= n {
+			return kind.WithHint(kind.Errorf(kind.Invalid, "%s has %d copies: with %d of them to stay in sync no server with one could ever be taken out", def.Name, n, in.Minimum),
+				"postern copy add; or fewer, or 0 for 2")
+		}
+		def.MinimumCopies = in.Minimum
+		return nil
+	})
+}
+
 // maintenanceCommands take servers out of service and bring them back.
 func maintenanceCommands(m *Manager) []command.Command {
 	return []command.Command{
 		command.New(command.Command{Noun: "server", Verb: "maintenance start", Short: "Take a server out of service so that it can be stopped without anybody noticing",
 			Changes: true, Dangerous: true, Stream: true,
-			Long: "Refused while a database would keep fewer than two copies in sync, while too many other servers are out, or votes would be missing. " +
+			Long: "Refused while a database would keep fewer copies in sync than wanted (two, or as postern database set says), while too many other servers are out, or votes would be missing. " +
 				"Then, step by step: no database becomes active there, doors close between commands, the queue is delivered or handed over, databases and roles move, nobody waits for its copies, and what is left ends. " +
 				"The primary Active Manager carries it out, and a later one goes on if that dies. It stays out, also over restarts, until maintenance stop.",
 			Example: "postern server maintenance start MBX1 --why \"new disks\" --wait"},
@@ -46,6 +64,10 @@ func maintenanceCommands(m *Manager) []command.Command {
 		command.New(command.Command{Noun: "server", Verb: "maintenance status", Short: "Show which servers are out of service, and whether they can be stopped",
 			Roles: []command.Role{command.ServerAdmin, command.Auditor}},
 			m.maintenanceStatus),
+		command.New(command.Command{Noun: "database", Verb: "set", Short: "Set how many copies of a database stay in sync when a server is taken out", Changes: true,
+			Long:    "Maintenance, upgrades and drills are refused where fewer would be left. The default is 2.",
+			Example: "postern database set DB01 --minimum-copies 3"},
+			m.setDatabase),
 	}
 }
 

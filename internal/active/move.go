@@ -295,16 +295,27 @@ func (m *Manager) isDismounted(v *cluster.View, db org.DatabaseName) bool {
 
 // mount lets Active Manager activate a copy of a dismounted database.
 func (m *Manager) mount(ctx context.Context, db org.DatabaseName) error {
-	if _, ok := m.group.View().Database(db); !ok {
-		return kind.WithHint(kind.Errorf(kind.NotFound, "database %s does not exist", db), "postern database list")
-	}
 	return m.setDismounted(ctx, db, false)
 }
 
 func (m *Manager) setDismounted(ctx context.Context, db org.DatabaseName, on bool) error {
+	return m.changeDatabase(ctx, db, func(def *org.Database) error {
+		def.Dismounted = on
+		return nil
+	})
+}
+
+// changeDatabase changes the row of a database. Conflict: somebody else did at
+// the same moment.
+func (m *Manager) changeDatabase(ctx context.Context, db org.DatabaseName, change func(*org.Database) error) error {
 	v := m.group.View()
-	def, _ := v.Database(db)
-	def.Dismounted = on
+	def, ok := v.Database(db)
+	if !ok {
+		return kind.WithHint(kind.Errorf(kind.NotFound, "database %s does not exist", db), "postern database list")
+	}
+	if err := change(&def); err != nil {
+		return err
+	}
 	b, err := json.Marshal(def)
 	if err != nil {
 		return err

@@ -52,7 +52,7 @@ func newWorks(m *Manager) *works {
 	}
 	w.maintain = &maintain.Library{World: w, Times: times, Now: time.Now}
 	w.engine = plan.New(plan.Deps{Group: m.group, RoleKey: primaryKey, Primary: m.decider, Tell: w.tell, Log: m.deps.Log},
-		append(maintain.Kinds(w.maintain), upgrade.Kind{World: w, Library: w.maintain}, drill.Kind{World: w, Library: w.maintain})...)
+		append(maintain.Kinds(w.maintain), upgrade.New(w, w.maintain), drill.Kind{World: w, Library: w.maintain})...)
 	return w
 }
 

@@ -120,3 +120,25 @@ func TestPlanCommands(t *testing.T) {
 		t.Error("a wait that was given up tells of success")
 	}
 }
+
+// TestSetDatabase is what may be wanted of a database.
+func TestSetDatabase(t *testing.T) {
+	f := newFake(t, 3, 2)
+	m := f.manager(Config{}, Deps{})
+	db := m.group.View().Databases()[0]
+	for _, c := range []struct {
+		name org.DatabaseName
+		n    int
+		want kind.Kind
+	}{{"DB77", 2, kind.NotFound}, {db.Name, -1, kind.Invalid}, {db.Name, len(db.Copies), kind.Invalid}} {
+		if _, err := m.setDatabase(t.Context(), databaseSetArgs{Database: c.name, Minimum: c.n}); !kind.Is(err, c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	if _, err := m.setDatabase(t.Context(), databaseSetArgs{Database: db.Name, Minimum: len(db.Copies) - 1}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := m.group.View().Database(db.Name); got.KeptInSync() != len(db.Copies)-1 {
+		t.Errorf("%+v", got)
+	}
+}

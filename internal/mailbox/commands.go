@@ -25,9 +25,11 @@ type DatabaseRow struct {
 	InSync     []org.ServerName `json:"in_sync" col:"IN-SYNC"`
 	Copies     []org.ServerName `json:"copies" col:"COPIES"`
 	Redundancy org.Redundancy   `json:"redundancy" col:"-"`
-	Alone      bool             `json:"alone" col:"ALONE"`
-	Since      time.Time        `json:"since" col:"-"`
-	Why        string           `json:"why,omitempty" col:"-"`
+	// MinimumCopies stay in sync when a server is taken out for maintenance.
+	MinimumCopies int       `json:"minimum_copies" col:"-"`
+	Alone         bool      `json:"alone" col:"ALONE"`
+	Since         time.Time `json:"since" col:"-"`
+	Why           string    `json:"why,omitempty" col:"-"`
 }
 
 // CopyRow is a copy as commands show it.
@@ -168,7 +170,7 @@ func (k *Keeper) databaseRows(only org.DatabaseName) []DatabaseRow {
 		}
 		m, _ := v.Mount(def.Name)
 		r := DatabaseRow{Name: def.Name, Active: m.Active, Term: m.Term, InSync: m.InSync, Alone: m.AloneSince != nil,
-			Redundancy: cmpOr(def.Redundancy, org.TwoWhilePossible), Since: m.Since, Why: m.Why, State: org.CopyDismounted}
+			Redundancy: cmpOr(def.Redundancy, org.TwoWhilePossible), MinimumCopies: def.KeptInSync(), Since: m.Since, Why: m.Why, State: org.CopyDismounted}
 		for _, c := range def.Copies {
 			r.Copies = append(r.Copies, c.Server)
 		}

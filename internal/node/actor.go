@@ -230,16 +230,16 @@ func (s spares) Databases() []health.DatabaseSpare {
 }
 
 // Held implements health.Spares.
-func (s spares) Held() string {
-	for _, it := range s.c.View().Prefix(org.PlanPrefix) {
+func (s spares) Held() string { return holder(s.c.View()) }
+
+// holder is the plan that is carried out, empty for none.
+func holder(v *cluster.View) string {
+	for _, it := range v.Prefix(org.PlanPrefix) {
 		var p org.Plan
-		if json.Unmarshal(it.Value, &p) != nil || p.State != org.PlanRunning {
-			continue
+		if json.Unmarshal(it.Value, &p) != nil || p.State != org.PlanRunning && p.State != org.PlanUndoing {
+			continue // one that is held waits for a person: repairs go on
 		}
-		switch p.Kind {
-		case "maintenance", "upgrade", "drill":
-			return p.Kind + " " + p.ID
-		}
+		return p.Kind + " " + p.ID
 	}
 	return ""
 }

@@ -107,7 +107,7 @@ func (w *mailWorker) program(ctx context.Context) error {
 		changed := w.cluster.Changed()
 		if host := w.myHost(); host != 0 {
 			if version, ok := file.look(ctx); ok {
-				w.cluster.Publish(org.ProgramSection, codec.MustMarshal(org.Program{Running: w.cfg.Version, Installed: version}))
+				w.cluster.Publish(org.ProgramSection, codec.MustMarshal(org.Program{Running: w.cfg.Version, Installed: version, Fault: file.fault}))
 			}
 			if w.ordered(org.OrderKillWorker) {
 				// A drill. The host starts another worker, as after any death.
@@ -116,7 +116,8 @@ func (w *mailWorker) program(ctx context.Context) error {
 					w.log.Warn("the drill did not end this worker", "error", err)
 				}
 			}
-			if w.ordered(org.OrderReexecute) && time.Since(asked) > askAgain {
+			// What does not even tell its version is not put in place of what runs.
+			if w.ordered(org.OrderReexecute) && file.fault == "" && time.Since(asked) > askAgain {
 				asked = time.Now()
 				w.log.Info("the group asks for the installed program")
 				if err := syscall.Kill(host, syscall.SIGUSR2); err != nil {
@@ -156,31 +157,38 @@ func (w *mailWorker) ordered(what string) bool {
 type programFile struct {
 	size  int64
 	at    time.Time
+	asked time.Time
 	known bool
+	fault string // why it cannot be started, empty where it can
 }
 
 // look returns the version of the installed file when it has changed since the
-// last look, and at the first.
+// last look, at the first, and while it cannot be started: then fault says why.
 func (f *programFile) look(ctx context.Context) (version string, changed bool) {
 	exe, err := os.Executable()
 	if err != nil {
 		return "", false
 	}
 	st, err := os.Stat(exe)
-	if err != nil || f.known && st.Size() == f.size && st.ModTime().Equal(f.at) {
+	same := err == nil && st.Size() == f.size && st.ModTime().Equal(f.at)
+	if err != nil || same && (f.known || time.Since(f.asked) < programEvery) {
 		return "", false
 	}
-	f.known, f.size, f.at = true, st.Size(), st.ModTime()
+	f.size, f.at, f.asked = st.Size(), st.ModTime(), time.Now()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, exe, "version", "--json")
 	cmd.Env = environ()
 	out, err := cmd.Output()
-	if err != nil {
-		f.known = false // it may have been half written
-		return "", false
+	version = parseVersion(out)
+	switch f.fault = ""; {
+	case err != nil:
+		f.fault = "its version cannot be asked: " + err.Error()
+	case version == "":
+		f.fault = "it does not tell its version"
 	}
-	return parseVersion(out), true
+	f.known = f.fault == "" // it may have been half written
+	return version, true
 }
 
 // parseVersion reads what `postern version --json` says, empty where it is

@@ -2,12 +2,16 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/org"
 )
 
 // TestAgainBySignal: SIGUSR2 ends the context with its own cause, and only then.
@@ -53,4 +57,26 @@ func FuzzParseVersion(f *testing.F) {
 			t.Errorf("%d bytes", len(v))
 		}
 	})
+}
+
+// TestHolder: repairs that take something away wait while any plan is carried
+// out, and not for one that waits for a person.
+func TestHolder(t *testing.T) {
+	for _, c := range []struct {
+		kind  string
+		state org.PlanState
+		want  string
+	}{
+		{"maintenance-start", org.PlanRunning, "maintenance-start x"}, {"upgrade", org.PlanUndoing, "upgrade x"}, {"drill", org.PlanRunning, "drill x"},
+		{"upgrade", org.PlanHeld, ""}, {"maintenance-stop", org.PlanDone, ""}, {"drill", org.PlanPlanned, ""},
+	} {
+		b, err := json.Marshal(org.Plan{ID: "x", Kind: c.kind, State: c.state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := cluster.NewView(1, map[string]cluster.Item{org.PlanPrefix + "w": {Value: []byte("{")}, org.PlanPrefix + "x": {Value: b}})
+		if got := holder(v); got != c.want {
+			t.Errorf("%s %s: %q, want %q", c.kind, c.state, got, c.want)
+		}
+	}
 }

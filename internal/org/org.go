@@ -1,6 +1,7 @@
 package org
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -162,7 +163,17 @@ type Database struct {
 	SegmentSize int64        `json:"segment_size,omitempty"` // bytes, 0 = default
 	Dismounted  bool         `json:"dismounted,omitempty"`   // an administrator took it offline
 	Created     time.Time    `json:"created"`
+	// MinimumCopies is how many copies stay in sync when a server is taken out, 0
+	// for MinimumCopies.
+	MinimumCopies int `json:"minimum_copies,omitempty"`
 }
+
+// MinimumCopies is how many copies of a database stay in sync when a server is
+// taken out, where nothing else is said.
+const MinimumCopies = 2
+
+// KeptInSync is how many copies of the database have to stay in sync.
+func (d Database) KeptInSync() int { return cmp.Or(d.MinimumCopies, MinimumCopies) }
 
 // Copy is one instance of a database on one server.
 type Copy struct {

@@ -10,6 +10,9 @@ const ProgramSection = "program"
 type Program struct {
 	Running   string `json:"running" cbor:"1,keyasint"`
 	Installed string `json:"installed" cbor:"2,keyasint"`
+	// Fault is why the installed file cannot be started, empty where it can. Then
+	// Installed is empty.
+	Fault string `json:"fault,omitempty" cbor:"3,keyasint,omitempty"`
 }
 
 // HostOrder is what the host of a server is asked to do; row orders/<server>. It

@@ -138,7 +138,7 @@ func Judge(f maintain.Facts, o Order, red []string) []string {
 			no = append(no, fmt.Sprintf("%s is in maintenance", s.Name))
 		}
 	}
-	no = append(no, maintain.Judge(f, maintain.Order{Server: o.Server}, 2)...)
+	no = append(no, maintain.Judge(f, maintain.Order{Server: o.Server})...)
 	for _, d := range f.Databases {
 		if !slices.Contains(d.Copies, o.Server) {
 			continue

@@ -293,7 +293,7 @@ func group() maintain.Facts {
 	for _, s := range all {
 		f.Servers = append(f.Servers, maintain.Server{Name: s, Voter: true, Heard: true, HighAvailability: org.Active})
 	}
-	f.Databases = []maintain.Database{{Name: "DB01", Active: "MBX1", Copies: all, InSync: all}, {Name: "DB02", Active: "MBX2", Copies: all, InSync: all}}
+	f.Databases = []maintain.Database{{Name: "DB01", Active: "MBX1", Copies: all, InSync: all, Minimum: 2}, {Name: "DB02", Active: "MBX2", Copies: all, InSync: all, Minimum: 2}}
 	return f
 }
 

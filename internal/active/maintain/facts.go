@@ -61,6 +61,8 @@ type Database struct {
 	Active org.ServerName
 	Copies []org.ServerName
 	InSync []org.ServerName
+	// Minimum is how many copies have to stay in sync.
+	Minimum int
 	// Seeding are the servers whose copy is made from the one on the value.
 	Seeding map[org.ServerName]org.ServerName
 }
@@ -76,7 +78,7 @@ func Look(w World, leader org.ServerName, now time.Time) Facts {
 	}
 	for _, def := range v.Databases() {
 		mt, _ := v.Mount(def.Name)
-		d := Database{Name: def.Name, Active: mt.Active, InSync: mt.InSync, Seeding: map[org.ServerName]org.ServerName{}}
+		d := Database{Name: def.Name, Active: mt.Active, InSync: mt.InSync, Minimum: def.KeptInSync(), Seeding: map[org.ServerName]org.ServerName{}}
 		for _, c := range def.Copies {
 			d.Copies = append(d.Copies, c.Server)
 			for _, st := range w.Statuses(c.Server) {

@@ -30,10 +30,9 @@ func Spare(servers int) int {
 	return (servers+2)/3 - 1
 }
 
-// Judge tells why a server may not be taken out now, nothing where it may.
-// minimum is how many copies of each database have to stay in sync. It reads
-// nothing but its arguments.
-func Judge(f Facts, o Order, minimum int) []string {
+// Judge tells why a server may not be taken out now, nothing where it may. It
+// reads nothing but its arguments.
+func Judge(f Facts, o Order) []string {
 	self, ok := f.server(o.Server)
 	if !ok {
 		return []string{fmt.Sprintf("%s is not a member of the group", o.Server)}
@@ -62,7 +61,7 @@ func Judge(f Facts, o Order, minimum int) []string {
 		no = append(no, fmt.Sprintf("%d of %d votes would be left, %d are a majority", left, votes, votes/2+1))
 	}
 	for _, d := range f.Databases {
-		if why := f.spares(d, o, minimum); why != "" {
+		if why := f.spares(d, o); why != "" {
 			no = append(no, why)
 		}
 	}
@@ -77,7 +76,7 @@ func areOut(names []string) string {
 }
 
 // spares tells why a database cannot do without the copy on a server.
-func (f Facts) spares(d Database, o Order, minimum int) string {
+func (f Facts) spares(d Database, o Order) string {
 	if !slices.Contains(d.Copies, o.Server) {
 		return ""
 	}
@@ -86,8 +85,8 @@ func (f Facts) spares(d Database, o Order, minimum int) string {
 			return fmt.Sprintf("%s on %s is being seeded from %s", d.Name, to, o.Server)
 		}
 	}
-	want, hint := minimum, ""
-	if n := len(d.Copies); n <= minimum {
+	want, hint := d.Minimum, ""
+	if n := len(d.Copies); n <= want {
 		hint = fmt.Sprintf("; it has %d copies", n)
 		if n == 2 {
 			hint += ": --accept-single-copy lets it go on with one"

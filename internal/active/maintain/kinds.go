@@ -50,7 +50,7 @@ func (l *Library) Start(f Facts, o Order) (org.Plan, error) {
 	} else if self.Out {
 		return p, kind.WithHint(kind.Errorf(kind.Conflict, "%s is in maintenance already", o.Server), "postern server maintenance status "+string(o.Server))
 	}
-	if no := Judge(f, o, l.Times.Minimum); len(no) > 0 {
+	if no := Judge(f, o); len(no) > 0 {
 		return p, kind.WithHint(kind.Errorf(kind.Conflict, "%s cannot be taken out now: %s", o.Server, strings.Join(no, "; ")), "postern copy status")
 	}
 	return p, nil

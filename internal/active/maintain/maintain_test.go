@@ -21,7 +21,7 @@ func TestJudge(t *testing.T) {
 			f.Servers = append(f.Servers, Server{Name: n, Voter: true, Heard: true, HighAvailability: org.Active})
 		}
 		all := []org.ServerName{"MBX1", "MBX2", "MBX3"}
-		f.Databases = []Database{{Name: "DB01", Active: "MBX1", Copies: all, InSync: all}}
+		f.Databases = []Database{{Name: "DB01", Active: "MBX1", Copies: all, InSync: all, Minimum: 2}}
 		return f
 	}
 	two := []org.ServerName{"MBX1", "MBX2"}
@@ -48,6 +48,8 @@ func TestJudge(t *testing.T) {
 			Order{Server: "MBX1", AcceptSingle: true}, "DB01 would be in sync nowhere, 1 copies are wanted"},
 		{"three copies are not two", func(f *Facts) { f.Databases[0].InSync = two }, Order{Server: "MBX1", AcceptSingle: true}, "2 copies are wanted"},
 		{"the only copy", func(f *Facts) { f.Databases[0].Copies, f.Databases[0].InSync = two[:1], two[:1] }, Order{Server: "MBX1", AcceptSingle: true}, "it has 1 copies"},
+		{"three are wanted", func(f *Facts) { f.Databases[0].Minimum = 3 }, Order{Server: "MBX1"}, "DB01 would be in sync on MBX2, MBX3 only, 3 copies are wanted; it has 3 copies"},
+		{"one is enough", func(f *Facts) { f.Databases[0].InSync, f.Databases[0].Minimum = two, 1 }, Order{Server: "MBX1"}, ""},
 		{"a seed comes from it", func(f *Facts) { f.Databases[0].Seeding = map[org.ServerName]org.ServerName{"MBX3": "MBX1"} },
 			Order{Server: "MBX1"}, "DB01 on MBX3 is being seeded from MBX1"},
 		{"a seed goes to it", func(f *Facts) {
@@ -58,7 +60,7 @@ func TestJudge(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := three()
 			c.change(&f)
-			got := strings.Join(Judge(f, c.order, 2), "; ")
+			got := strings.Join(Judge(f, c.order), "; ")
 			if c.want == "" && got != "" || c.want != "" && !strings.Contains(got, c.want) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
@@ -94,6 +96,7 @@ func TestInterrupted(t *testing.T) {
 			reached := false
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
+				w.times.Queue = 2 * time.Second // what is only waited for says nothing here
 				w.servers("MBX1", "MBX2", "MBX3")
 				w.database("DB01", "MBX1", "MBX1", "MBX2", "MBX3")
 				w.database("DB02", "MBX2", "MBX2", "MBX3", "MBX1")

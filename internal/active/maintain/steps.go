@@ -105,7 +105,7 @@ func (l *Library) Facts(ctx context.Context) Facts {
 
 func (l *Library) check(o Order) plan.Step {
 	return plan.Step{Check: func(ctx context.Context) plan.Finding {
-		if no := Judge(l.Facts(ctx), o, l.Times.Minimum); len(no) > 0 {
+		if no := Judge(l.Facts(ctx), o); len(no) > 0 {
 			return plan.Finding{Stop: strings.Join(no, "; ")}
 		}
 		return plan.Finding{Done: true}

@@ -22,6 +22,7 @@ import (
 // whoever carries a plan out sees the same.
 type world struct {
 	t     *testing.T
+	times Times
 	state *plantest.State
 
 	mu       sync.Mutex // guards the rest
@@ -35,7 +36,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, state: plantest.New(), down: map[org.ServerName]bool{}, deaf: map[string]bool{}, sessions: map[org.ServerName]int{},
+	w := &world{t: t, times: Defaults(), state: plantest.New(), down: map[org.ServerName]bool{}, deaf: map[string]bool{}, sessions: map[org.ServerName]int{},
 		seeding: map[org.DatabaseName][2]org.ServerName{}, behind: map[org.ServerName]bool{}, cancel: map[org.ServerName]context.CancelFunc{}}
 	w.state.Obey(w.obey)
 	return w
@@ -111,7 +112,7 @@ func (w *world) set(f func()) {
 
 // library is the steps as server me carries them out.
 func (w *world) library(me org.ServerName) *Library {
-	return &Library{World: &member{w, w.state.Server(me)}, Times: Defaults(), Now: time.Now}
+	return &Library{World: &member{w, w.state.Server(me)}, Times: w.times, Now: time.Now}
 }
 
 func (w *world) engine(me org.ServerName, tell func(org.Plan, string)) *plan.Engine {

@@ -32,13 +32,20 @@ type Engine struct {
 	kinds map[string]Kind
 	now   func() time.Time
 
-	mu      sync.Mutex // guards driving
+	mu      sync.Mutex // guards driving and rows
 	driving map[string]bool
+	rows    map[string]row // as they were last read, at most 2*kept
+}
+
+// row is the row of a plan at a revision.
+type row struct {
+	rev  int64
+	plan org.Plan
 }
 
 // New builds an Engine; nothing runs before Run.
 func New(d Deps, kinds ...Kind) *Engine {
-	e := &Engine{group: d.Group, deps: d, kinds: map[string]Kind{}, now: d.Now, driving: map[string]bool{}}
+	e := &Engine{group: d.Group, deps: d, kinds: map[string]Kind{}, now: d.Now, driving: map[string]bool{}, rows: map[string]row{}}
 	for _, k := range kinds {
 		e.kinds[k.Name()] = k
 	}

@@ -38,23 +38,35 @@ func (e *Engine) read(id string) (org.Plan, int64, error) {
 	if !ok {
 		return org.Plan{}, 0, kind.WithHint(kind.Errorf(kind.NotFound, "there is no plan %s", id), "postern plan list")
 	}
-	p, err := decode(it.Value)
+	p, err := e.decoded(Key(id), it)
+	p.Steps = slices.Clone(p.Steps)
 	return p, it.Revision, err
 }
 
-func decode(b []byte) (org.Plan, error) {
+// decoded reads the row of a plan, once for each time it changes: the same rows
+// are looked at several times a second. The steps are not to be changed.
+func (e *Engine) decoded(key string, it cluster.Item) (org.Plan, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c, ok := e.rows[key]; ok && c.rev == it.Revision {
+		return c.plan, nil
+	}
 	var p org.Plan
-	if err := json.Unmarshal(b, &p); err != nil {
+	if err := json.Unmarshal(it.Value, &p); err != nil {
 		return p, kind.Errorf(kind.Corrupt, "row of a plan: %w", err)
 	}
+	if len(e.rows) > 2*kept { // most are of plans that are kept no more
+		clear(e.rows)
+	}
+	e.rows[key] = row{it.Revision, p}
 	return p, nil
 }
 
-// List returns all plans, the newest first.
+// List returns all plans, the newest first. Their steps are not to be changed.
 func (e *Engine) List() []org.Plan {
 	var out []org.Plan
-	for _, it := range e.group.View().Prefix(org.PlanPrefix) {
-		if p, err := decode(it.Value); err == nil {
+	for key, it := range e.group.View().Prefix(org.PlanPrefix) {
+		if p, err := e.decoded(key, it); err == nil {
 			out = append(out, p)
 		}
 	}

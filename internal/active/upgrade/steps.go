@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/internal/active/maintain"
@@ -30,6 +31,32 @@ type World interface {
 type Kind struct {
 	World   World
 	Library *maintain.Library
+	// calms are since when nothing was in doubt, as far as this server saw it.
+	calms *calms
+}
+
+// New is the kind of upgrades.
+func New(w World, l *maintain.Library) Kind {
+	return Kind{World: w, Library: l, calms: &calms{since: map[string]time.Time{}}}
+}
+
+// calms remember since when there is no doubt, by plan and server: of what is
+// waited for now, which is one thing at a time.
+type calms struct {
+	mu    sync.Mutex // guards since
+	since map[string]time.Time
+}
+
+// lasts is how long a calm lasts, zero where it is over.
+func (c *calms) lasts(of string, calm bool, now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	since, ok := c.since[of]
+	if !ok || !calm {
+		clear(c.since)
+		c.since[of], since = now, now
+	}
+	return now.Sub(since)
 }
 
 // Name implements plan.Kind.
@@ -48,7 +75,7 @@ func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
 	case StepRun:
 		return k.run(o, p, s), true
 	case StepCalm:
-		return k.calm(o, s), true
+		return k.calm(o, p, s), true
 	}
 	def, ok := k.Library.Step(s, maintain.Order{Server: s.Server, AcceptSingle: o.AcceptSingle, By: o.By, Why: "upgrade"})
 	if def.Late == plan.Fail {
@@ -61,11 +88,21 @@ func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
 func (k Kind) ready(o Order, s org.PlanStep) plan.Step {
 	return plan.Step{Late: plan.Ask, Check: func(ctx context.Context) plan.Finding {
 		doubts := k.doubts()
-		if no := maintain.Judge(k.Library.Facts(ctx), maintain.Order{Server: s.Server, AcceptSingle: o.AcceptSingle}, k.Library.Times.Minimum); len(no) > 0 {
+		if no := maintain.Judge(k.Library.Facts(ctx), maintain.Order{Server: s.Server, AcceptSingle: o.AcceptSingle}); len(no) > 0 {
 			doubts = append(doubts, no...)
 		}
-		return plan.Finding{Done: len(doubts) == 0, Wait: "for " + strings.Join(doubts, "; ") + " to end"}
+		fault := k.fault(s.Server)
+		return plan.Finding{Done: len(doubts) == 0 && fault == "", Stop: fault, Wait: "for calm: " + strings.Join(doubts, "; ")}
 	}}
+}
+
+// fault says why the program installed on a server cannot be started, empty
+// where it can or is not known.
+func (k Kind) fault(s org.ServerName) string {
+	if p, _ := k.World.Program(s); p.Fault != "" {
+		return fmt.Sprintf("the program installed on %s does not start: %s", s, p.Fault)
+	}
+	return ""
 }
 
 // doubts are what is not well with the group: a copy that is not in sync, a
@@ -127,7 +164,7 @@ func (k Kind) run(o Order, p org.Plan, s org.PlanStep) plan.Step {
 			case boot == "" || !k.Library.World.Heard(s.Server):
 				return plan.Finding{Wait: fmt.Sprintf("for %s to be heard again", s.Server)}
 			case boot == x.Boot:
-				return plan.Finding{Wait: fmt.Sprintf("for %s to end its workers", s.Server)}
+				return plan.Finding{Wait: fmt.Sprintf("for %s to end its workers", s.Server), Stop: k.fault(s.Server)}
 			case !o.RestartOnly && version != s.Detail:
 				return plan.Finding{Stop: fmt.Sprintf("%s runs %s, %s was wanted", s.Server, version, s.Detail)}
 			}
@@ -149,16 +186,15 @@ func (k Kind) run(o Order, p org.Plan, s org.PlanStep) plan.Step {
 		}}
 }
 
-// calm waits until nothing was in doubt for a while after a server came back.
-func (k Kind) calm(o Order, s org.PlanStep) plan.Step {
+// calm waits until nothing was in doubt for a while after a server came back. A
+// server that takes the plan over begins to count anew.
+func (k Kind) calm(o Order, p org.Plan, s org.PlanStep) plan.Step {
 	return plan.Step{Late: plan.Ask, Check: func(context.Context) plan.Finding {
-		if d := k.doubts(); len(d) > 0 {
-			return plan.Finding{Wait: "for " + strings.Join(d, "; ") + " to end"}
+		d := k.doubts()
+		calm := k.calms.lasts(p.ID+" "+string(s.Server), len(d) == 0, k.Library.Now())
+		if len(d) > 0 {
+			return plan.Finding{Wait: "for calm: " + strings.Join(d, "; ")}
 		}
-		if s.Begun.IsZero() {
-			return plan.Finding{Done: o.Pause <= 0, Wait: "for calm"}
-		}
-		left := o.Pause - k.Library.Now().Sub(s.Begun)
-		return plan.Finding{Done: left <= 0, Wait: fmt.Sprintf("for %s of calm", o.Pause)}
+		return plan.Finding{Done: calm >= o.Pause, Wait: fmt.Sprintf("for %s of calm", o.Pause)}
 	}}
 }

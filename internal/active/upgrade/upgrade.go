@@ -70,7 +70,7 @@ func Turns(f maintain.Facts, programs map[org.ServerName]org.Program, o Order) [
 		case s.Name == f.Primary:
 			x.Role = "primary"
 		}
-		x.judge(s, o)
+		x.judge(s, o, p.Fault)
 		out = append(out, x)
 	}
 	rank := map[string]int{"witness": 0, "": 1, "primary": 2}
@@ -90,13 +90,16 @@ func Turns(f maintain.Facts, programs map[org.ServerName]org.Program, o Order) [
 // done tells that there is nothing to do on a server.
 func (s Server) done(o Order) bool { return !o.RestartOnly && s.Running == s.Wanted }
 
-// judge notes what speaks against a server's turn.
-func (s *Server) judge(m maintain.Server, o Order) {
+// judge notes what speaks against a server's turn. fault is why the installed
+// program does not start.
+func (s *Server) judge(m maintain.Server, o Order, fault string) {
 	switch {
 	case !m.Heard:
 		s.Note, s.refused = "it is not heard", true
 	case m.Out:
 		s.Note, s.refused = "it is in maintenance", true
+	case fault != "":
+		s.Note, s.refused = "the installed program does not start: "+fault, true
 	case o.RestartOnly:
 		s.Note = "is restarted"
 	case s.Running == s.Wanted:
@@ -170,7 +173,7 @@ func stepsOf(s Server, o Order, t maintain.Times) []org.PlanStep {
 	}
 	out := []org.PlanStep{one(StepReady, "all copies in sync, nothing red", time.Minute)}
 	out = append(out, maintain.StartSteps(s.Name, t)...)
-	out = append(out, one(StepRun, wanted, 5*time.Minute))
+	out = append(out, one(StepRun, wanted, t.Start))
 	out = append(out, maintain.StopSteps(s.Name, t, false)...)
 	return append(out, one(StepCalm, fmt.Sprintf("nothing red for %s", o.Pause), o.Pause+10*time.Minute))
 }
