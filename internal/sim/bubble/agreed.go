@@ -25,6 +25,8 @@ type agreed struct {
 	rnd   *random
 	names []org.ServerName
 	blind bool // compare and swap does not compare: a promise broken on purpose
+	// violate is told what rows do that they may not.
+	violate func(format string, args ...any)
 
 	mu     sync.Mutex // guards the rest
 	rows   map[string]cluster.Item
@@ -34,7 +36,6 @@ type agreed struct {
 	elect  time.Time // when the next one may be found, zero while there is one
 	leases map[org.ServerName]time.Time
 	terms  map[term]org.ServerName // who was active, by all rows there ever were
-	wrong  []string                // what rows did that they may not
 }
 
 // seen is a view with the moment it came about.
@@ -49,8 +50,8 @@ type term struct {
 	n  org.Term
 }
 
-func newAgreed(l *links, r *random, names []org.ServerName) *agreed {
-	a := &agreed{l: l, rnd: r, names: names, rows: map[string]cluster.Item{}, leases: map[org.ServerName]time.Time{},
+func newAgreed(l *links, r *random, names []org.ServerName, violate func(string, ...any)) *agreed {
+	a := &agreed{l: l, rnd: r, names: names, violate: violate, rows: map[string]cluster.Item{}, leases: map[org.ServerName]time.Time{},
 		terms: map[term]org.ServerName{}}
 	a.views = []seen{{cluster.NewView(0, nil), time.Now()}}
 	return a
@@ -92,16 +93,16 @@ func (a *agreed) judge(o cluster.Op) {
 	}
 	var before, now org.Mount
 	if json.Unmarshal(o.Value, &now) != nil {
-		a.wrong = append(a.wrong, "G3: a mount row that nobody can read")
+		a.violate("G3: a mount row that nobody can read")
 		return
 	}
 	_ = json.Unmarshal(a.rows[o.Key].Value, &before) // none at first
 	if now.Term < before.Term {
-		a.wrong = append(a.wrong, "G3: the term of "+string(now.Database)+" went back")
+		a.violate("G3: the term of %s went from %d back to %d", now.Database, before.Term, now.Term)
 	}
 	t := term{now.Database, now.Term}
 	if was, ok := a.terms[t]; ok && was != now.Active {
-		a.wrong = append(a.wrong, "G3: one term of "+string(now.Database)+" has two active servers")
+		a.violate("G3: term %d of %s has two active servers, %q and %q", now.Term, now.Database, was, now.Active)
 	}
 	a.terms[t] = now.Active
 }

@@ -236,9 +236,6 @@ func TestSchedules(t *testing.T) {
 
 // breaking is a schedule in which a broken promise soon shows.
 func breaking(b Broken, seed uint64) Schedule {
-	if b == BlindSwaps {
-		return Make(seed + 3)
-	}
 	s := Schedule{Seed: seed, Servers: 3, Databases: 1, Copies: 3, Clients: 5, Length: 6 * time.Second}
 	if b == FreshKeys { // many changes whose answers are on their way
 		for i := range 3 {
@@ -247,8 +244,11 @@ func breaking(b Broken, seed uint64) Schedule {
 	}
 	for at := time.Second; at < s.Length; at += 1500 * time.Millisecond {
 		f := Fault{At: at, Kind: "power", A: serverName(int(at/time.Second) % 3), For: 400 * time.Millisecond}
-		if b == LyingDisks {
+		switch b {
+		case LyingDisks:
 			f.Kind = "all down"
+		case BlindSwaps: // who comes back believes that it is active still
+			f.Kind, f.A, f.For = "kill", serverName(int(at/(1500*time.Millisecond))%3), time.Second
 		}
 		s.Faults = append(s.Faults, f)
 	}

@@ -187,7 +187,7 @@ func Run(ctx context.Context, plan Schedule, o Options) Report {
 		w.servers[s.name], w.order, names = s, append(w.order, s), append(names, s.name)
 		w.links.hosts[s.name] = &host{}
 	}
-	w.agreed = newAgreed(w.links, w.rnd, names)
+	w.agreed = newAgreed(w.links, w.rnd, names, w.violate)
 	w.agreed.blind = o.Broken == BlindSwaps
 	w.ledger = newLedger(w)
 	r := w.live()
@@ -239,7 +239,7 @@ func (w *world) live() Report {
 	pulse.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	r.Wrong = append(w.wrong, w.agreed.wrong...)
+	r.Wrong = w.wrong
 	r.Confirmed, r.Repeats, r.Reads = w.ledger.counts()
 	r.Terms, r.Took = len(w.agreed.terms), time.Since(w.begin)
 	return r
