@@ -58,7 +58,7 @@ func (d *disk) inject(op fsx.Op) error {
 		d.spoil = true
 	}
 	d.mu.Unlock()
-	if (op.Kind == fsx.OpSync || op.Kind == fsx.OpWrite) && inCommit() {
+	if (op.Kind == fsx.OpSync || op.Kind == fsx.OpWrite && (slow > 0 || hung != nil)) && inCommit() {
 		if op.Kind == fsx.OpSync {
 			slow += d.rnd.between(50*time.Microsecond, 600*time.Microsecond)
 		}

@@ -37,6 +37,7 @@ type member struct {
 	renewed  time.Time
 	handlers map[string]func(context.Context, org.ServerName, net.Conn)
 	conns    map[org.ServerName]*grpc.ClientConn
+	hungUp   bool // there will be no more of them
 	sections map[string][]byte
 	peers    map[org.ServerName]*neighbour
 	turned   chan struct{}
@@ -247,7 +248,7 @@ func (m *member) Conn(s org.ServerName) (*grpc.ClientConn, error) {
 	if c := m.conns[s]; c != nil {
 		return c, nil
 	}
-	if m.p.over() {
+	if m.hungUp || m.p.over() {
 		return nil, kind.Errorf(kind.Busy, "this process is over")
 	}
 	c, err := grpc.NewClient("passthrough:///"+string(s),
@@ -269,9 +270,10 @@ func (m *member) Conn(s org.ServerName) (*grpc.ClientConn, error) {
 	return c, nil
 }
 
-// hangUp closes all connections for calls.
+// hangUp closes all connections for calls, for good.
 func (m *member) hangUp() {
 	m.mu.Lock()
+	m.hungUp = true
 	conns := m.conns
 	m.conns = map[org.ServerName]*grpc.ClientConn{}
 	m.mu.Unlock()
