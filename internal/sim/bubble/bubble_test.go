@@ -91,7 +91,7 @@ func child(first, n uint64, broken Broken, each func(result), env ...string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.timeout=0")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d %d", childSeeds, first, n), childBroken+"="+string(broken),
-		"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1")
+		"GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1", "GOGC=400")
 	cmd.Env = append(cmd.Env, env...)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs

@@ -11,7 +11,7 @@ import (
 
 // read compares what any server shows with what was confirmed, until ctx ends.
 func (c *client) read(ctx context.Context) {
-	for rest(ctx, c.rnd.between(50*time.Millisecond, 600*time.Millisecond)) {
+	for rest(ctx, c.l.w.pace(c.rnd.between(50*time.Millisecond, 600*time.Millisecond))) {
 		b := c.l.boxes[c.rnd.intN(len(c.l.boxes))]
 		folder := folders[c.rnd.intN(len(folders))]
 		p := c.l.w.links.answers(c.l.w.order[c.rnd.intN(len(c.l.w.order))].name)

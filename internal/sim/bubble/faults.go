@@ -32,6 +32,8 @@ func (w *world) lasts(f Fault) bool {
 // happen does a fault, and undoes it when its time is over.
 func (w *world) happen(f Fault) {
 	s := w.servers[f.A]
+	w.stir()
+	defer w.stir()
 	switch f.Kind {
 	case "kill", "power":
 		w.down(f, s)

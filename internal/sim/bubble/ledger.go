@@ -125,6 +125,9 @@ type client struct {
 	mine []*message
 }
 
+// manyLive messages are enough for a client: it removes more than it makes.
+const manyLive = 20
+
 // patience is how long a client repeats a change: longer than all faults of a
 // schedule and what it takes to mend them.
 const patience = 4 * time.Minute
@@ -165,10 +168,13 @@ func (c *client) insist(do func(context.Context, mail.Store) error) bool {
 
 // run makes one change after the other.
 func (c *client) run(ctx context.Context) {
-	for rest(ctx, c.rnd.between(5*time.Millisecond, 250*time.Millisecond)) {
+	for rest(ctx, c.l.w.pace(c.rnd.between(5*time.Millisecond, 250*time.Millisecond))) {
 		live := slices.DeleteFunc(slices.Clone(c.mine), func(m *message) bool { return m.gone })
 		ok := true
 		what := c.rnd.intN(10)
+		if len(live) > manyLive {
+			what = 5 + c.rnd.intN(7)
+		}
 		switch {
 		case len(live) < 3 || what < 2:
 			ok = c.append()

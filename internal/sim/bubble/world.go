@@ -75,6 +75,31 @@ type world struct {
 	wiped   bool
 	led     map[term]org.ServerName // who was ready to confirm changes
 	without time.Time               // when a server last found that it has no quorum
+	stirred time.Time               // when a fault last began or ended
+}
+
+// Clients do less in calm stretches: a change there costs as much as one among
+// faults and finds nothing.
+const (
+	calmAfter = 4 * time.Second
+	calmer    = 6
+)
+
+// stir notes that a fault begins or ends.
+func (w *world) stir() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stirred = time.Now()
+}
+
+// pace is how long a client pauses that would pause for d among faults.
+func (w *world) pace(d time.Duration) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.stirred) > calmAfter {
+		return calmer * d
+	}
+	return d
 }
 
 // maxWrong bounds what a report lists.
@@ -217,6 +242,7 @@ func (w *world) live() Report {
 		w.play()
 		mended()
 		w.faults.Wait()
+		w.stir()
 		w.note("everything is mended")
 		since := time.Now()
 		w.mend()
