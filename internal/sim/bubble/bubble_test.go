@@ -27,7 +27,7 @@ const (
 	childSeeds  = "SIM_CHILD"  // first seed and how many, for a process with worlds
 	childBroken = "SIM_BROKEN" // the promise that is broken there
 	childKeep   = "SIM_KEEP"   // numbers of the faults that happen, all where it is not set
-	perChild    = 5
+	perChild    = 10
 )
 
 // stuckAfter is how long a process may say nothing.

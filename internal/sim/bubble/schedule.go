@@ -76,7 +76,7 @@ var kinds = []string{
 func Make(seed uint64) Schedule {
 	r := newRandom(seed, 1)
 	s := Schedule{Seed: seed, Servers: []int{3, 3, 3, 3, 4, 5, 2}[r.intN(7)], Databases: 1 + r.intN(2),
-		Clients: 2 + r.intN(4), Rebalance: r.intN(3) == 0, Spare: r.intN(2) == 0, Length: r.between(10*time.Second, 40*time.Second)}
+		Clients: 2 + r.intN(4), Rebalance: r.intN(3) == 0, Spare: r.intN(2) == 0, Length: r.between(8*time.Second, 28*time.Second)}
 	s.Copies = min(s.Servers, 2+r.intN(2))
 	for n := 2 + r.intN(10); n > 0; n-- {
 		f := s.fault(r)
