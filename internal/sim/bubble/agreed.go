@@ -183,15 +183,14 @@ func (a *agreed) turn(now time.Time) {
 		leader = ""
 		due = now.Add(a.rnd.between(250*time.Millisecond, 900*time.Millisecond))
 	} else if leader == "" && !now.Before(due) {
-		var can []org.ServerName
-		for _, s := range a.names {
-			if a.majority(s) {
-				can = append(can, s)
-			}
-		}
-		if len(can) > 0 {
+		if can := a.able(func(org.ServerName) bool { return true }); len(can) > 0 {
 			leader = can[a.rnd.intN(len(can))]
 			a.renewAll(now)
+		}
+	} else if leader != "" && a.heldBack(leader, now) {
+		// It gives the lead away.
+		if can := a.able(func(s org.ServerName) bool { return !a.heldBack(s, now) }); len(can) > 0 {
+			leader = can[a.rnd.intN(len(can))]
 		}
 	}
 	a.mu.Lock()
@@ -206,6 +205,17 @@ func (a *agreed) turn(now time.Time) {
 			a.apply([]cluster.Op{{Key: liveKey(s), Delete: true}})
 		}
 	}
+}
+
+// able are the servers that can lead and are fit.
+func (a *agreed) able(fit func(org.ServerName) bool) []org.ServerName {
+	var can []org.ServerName
+	for _, s := range a.names {
+		if a.majority(s) && fit(s) {
+			can = append(can, s)
+		}
+	}
+	return can
 }
 
 // renewAll gives every lease its whole time again, as a new leader does.

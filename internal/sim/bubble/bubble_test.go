@@ -179,7 +179,7 @@ func number(t *testing.T, name string, d uint64) uint64 {
 }
 
 // TestSchedules plays random schedules of faults and checks the promises after
-// each: as many as there is time for within a minute, at most 200. SIM_SEEDS
+// each: as many as there is time for within half a minute, at most 200. SIM_SEEDS
 // asks for that many however long they take, from seed SIM_FROM on; SIM_SEED
 // plays one and shows what happens, with SIM_LOG what the servers log too.
 func TestSchedules(t *testing.T) {
@@ -187,7 +187,7 @@ func TestSchedules(t *testing.T) {
 	first, n := number(t, "SIM_FROM", 1), number(t, "SIM_SEEDS", 0)
 	var until time.Time
 	if n == 0 {
-		n, until = 200, time.Now().Add(40*time.Second)
+		n, until = 200, time.Now().Add(32*time.Second)
 		if testing.Short() {
 			n, until = 40, time.Now().Add(12*time.Second)
 		}

@@ -9,7 +9,8 @@
 // again and again until it is confirmed; each remembers what it was told. Then
 // everything is mended, and the promises are checked:
 //
-//   - G1: every confirmed change is there, and all copies are identical.
+//   - G1: every confirmed change is there, and all copies are identical; the group
+//     became whole by itself, with no plan open.
 //   - G2: no message is there twice, and none that was removed came back.
 //   - G3: each term of a database had one server that could confirm, and a
 //     reader is never shown less than was confirmed before.
@@ -30,8 +31,12 @@
 //     what was durable and a random part of the rest, a kill all that was
 //     written. The index is on vfs.MemFS.
 //
+//   - Plans are the product's: servers are taken out for maintenance, restarted
+//     and brought back, by a primary that may die on the way. Their queues are
+//     empty and their doors obey at once.
+//
 // Not modelled: wall clocks that differ between servers, a process that is
 // frozen in the middle of its own work (a freeze holds up all its links), and
-// transport, health and plans. A seed repeats its schedule exactly, and the order of goroutines as
-// far as one processor does.
+// transport and health. A seed repeats its schedule exactly, and the order of
+// goroutines as far as one processor does.
 package bubble

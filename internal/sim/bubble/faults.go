@@ -70,6 +70,8 @@ func (w *world) happen(f Fault) {
 		w.harm(f, s.disk)
 	case "wiped disk":
 		w.replace(s)
+	case "maintenance":
+		w.maintain(f)
 	default:
 		w.operate(f)
 	}

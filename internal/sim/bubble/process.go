@@ -72,7 +72,8 @@ func (s *server) start() error {
 		return err
 	}
 	p.keeper = k
-	p.manager = active.New(s.w.plan.activeConfig(), active.Deps{Group: p.group, Copies: k, Volumes: k, Fast: true, Log: log, Events: ev})
+	p.manager = active.New(s.w.plan.activeConfig(), active.Deps{Group: p.group, Copies: k, Volumes: k, Fast: true,
+		Component: p.component, Plans: p.planDeps(), Log: log, Events: ev})
 	s.w.links.change(func() { s.w.links.hosts[s.name].proc = p })
 	s.w.wg.Go(func() { p.run(s.w) })
 	return nil
@@ -89,6 +90,11 @@ func (p *process) run(w *world) {
 	p.wg.Go(func() {
 		if err := p.manager.Run(p.ctx); err != nil {
 			w.violate("active on %s ended: %v", p.srv.name, err)
+		}
+	})
+	p.wg.Go(func() {
+		if err := p.manager.RunPlans(p.ctx); err != nil {
+			w.violate("plans on %s ended: %v", p.srv.name, err)
 		}
 	})
 	p.wg.Go(func() { _ = p.group.rpc.Serve(p.gate) }) // ends with Stop

@@ -70,6 +70,7 @@ var kinds = []string{
 	"freeze", "freeze", "late view",
 	"slow disk", "hung disk", "full disk", "failing disk", "wiped disk",
 	"move", "move", "move", "evacuate", "balance", "dismount", "suspend", "suspend activation", "all down",
+	"maintenance", "maintenance", "maintenance",
 }
 
 // Make makes the schedule of a seed.
@@ -114,6 +115,11 @@ func (s Schedule) fault(r *random) Fault {
 	case "move":
 		f.DB, f.For = s.database(r), 0
 		f.B = serverName(b)
+	case "maintenance":
+		f.B = serverName(b)
+		if r.intN(4) == 0 {
+			f.Size = time.Second // it is aborted where it has not ended
+		}
 	case "dismount":
 		f.DB = s.database(r)
 	case "suspend", "suspend activation":

@@ -306,6 +306,9 @@ func (w *world) settled(atMost time.Duration) bool {
 
 // unsettled says what is missing.
 func (w *world) unsettled() string {
+	if why := w.unplanned(); why != "" {
+		return why
+	}
 	for i := range w.plan.Databases {
 		db := databaseName(i)
 		m := w.agreed.mount(db)
@@ -349,11 +352,12 @@ func (w *world) states(db org.DatabaseName) string {
 	return out
 }
 
-// help does what an administrator would by now: mounts what was dismounted,
+// help does what an administrator would by now: ends plans, mounts what was dismounted,
 // resumes what was suspended, and, where AutoReseed has no spare or had its
 // time, accepts disks that were replaced and seeds copies anew that have failed
 // and are not needed.
 func (w *world) help(late bool) {
+	w.finish(w.order[w.rnd.intN(len(w.order))].name)
 	for i := range w.plan.Databases {
 		db := databaseName(i)
 		m := w.agreed.mount(db)
