@@ -27,7 +27,8 @@ const (
 	childSeeds  = "SIM_CHILD"  // first seed and how many, for a process with worlds
 	childBroken = "SIM_BROKEN" // the promise that is broken there
 	childKeep   = "SIM_KEEP"   // numbers of the faults that happen, all where it is not set
-	perChild    = 10
+	perChild    = 10           // seeds a process
+	perChildNow = 3            // where it is short
 )
 
 // stuckAfter is how long a process may say nothing.
@@ -186,7 +187,9 @@ func TestSchedules(t *testing.T) {
 	t.Parallel()
 	first, n := number(t, "SIM_FROM", 1), number(t, "SIM_SEEDS", 0)
 	var until time.Time
+	per := uint64(perChild)
 	if n == 0 {
+		per = perChildNow
 		n, until = 200, time.Now().Add(32*time.Second)
 		if testing.Short() {
 			n, until = 40, time.Now().Add(12*time.Second)
@@ -220,12 +223,12 @@ func TestSchedules(t *testing.T) {
 			for {
 				mu.Lock()
 				from := next
-				next += perChild
+				next += per
 				mu.Unlock()
 				if from >= first+n || !until.IsZero() && time.Now().After(until) {
 					return
 				}
-				child(from, min(perChild, first+n-from), NothingBroken, each)
+				child(from, min(per, first+n-from), NothingBroken, each)
 			}
 		})
 	}

@@ -22,11 +22,14 @@
 //     with elections that take their time, leases, and watchers that see a
 //     change late. Who does not reach a leader with a majority waits. An answer
 //     may be lost after the change was made.
+//
 //   - Links (links.go, pipe.go) have delays, and can be cut in one direction or
 //     both. What was sent over a link that is cut arrives when it is mended, as
 //     with TCP; a connection of a process that ended is reset.
+//
 //   - Neighbours (neighbours.go) find each other up, refused or silent by the
 //     rules of cluster/mesh and tell each other.
+//
 //   - Disks are fsx.Mem: slow, hanging, full, failing, lost; a lost power leaves
 //     what was durable and a random part of the rest, a kill all that was
 //     written. The index is on vfs.MemFS.
