@@ -57,6 +57,23 @@ func (c *Cluster) pathNames() map[org.ServerName][]string {
 // better has worked for the failback time.
 func (c *Cluster) Route(s org.ServerName, use Use) string { return c.order(s, use)[0] }
 
+// RouteBy is Route for a stream that is wanted in a certain network: that one,
+// while the member is heard there.
+func (c *Cluster) RouteBy(s org.ServerName, use Use, wish string) string {
+	for _, p := range c.mesh.Paths(s) {
+		if p.Name == wish && p.State == PeerUp {
+			return wish
+		}
+	}
+	return c.Route(s, use)
+}
+
+// Carries tells whether there is a network of a name that carries log.
+func (c *Cluster) Carries(network string) bool {
+	nets, _ := c.networks()
+	return slices.ContainsFunc(nets, func(n org.Network) bool { return n.Name == network && n.Replication && !n.Ignore })
+}
+
 // order is all networks by which a member may be reached, the best first.
 func (c *Cluster) order(s org.ServerName, use Use) []string {
 	row, ok := c.View().Server(s)

@@ -482,7 +482,9 @@ func (k *Keeper) reseedCopy(ctx context.Context, in reseedCopy) (command.Plan, e
 	if in.DryRun {
 		return finish(p, k.editCopy(ctx, in.copyArg, func(*org.Copy) error { return errDry }))
 	}
-	return finish(p, k.orderReseed(ctx, in.copyArg, func(c *org.Copy) { c.SeedFrom, c.SeedRate = in.SeedFrom, in.SeedRate }))
+	return finish(p, k.orderReseed(ctx, in.copyArg, func(c *org.Copy) {
+		c.SeedFrom, c.SeedNetwork, c.SeedRate = in.SeedFrom, "", in.SeedRate
+	}))
 }
 
 // orderReseed takes the copy out of the in-sync set and orders it emptied in

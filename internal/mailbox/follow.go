@@ -180,7 +180,7 @@ func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.T
 	seed := h.Seed
 	if via == nil {
 		var err error
-		if via, err = c.k.dialLog(ctx, source); err != nil {
+		if via, err = c.dialLog(ctx, source); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,11 @@ import (
 type Paths interface {
 	// Route names the network by which a server is reached best now.
 	Route(s org.ServerName, use cluster.Use) string
+	// RouteBy is Route where a network is wished for: that one, while the server
+	// is heard there.
+	RouteBy(s org.ServerName, use cluster.Use, wish string) string
+	// Carries tells whether there is a network of a name that carries log.
+	Carries(network string) bool
 	// DialOn connects by that network.
 	DialOn(ctx context.Context, s org.ServerName, proto, network string) (net.Conn, error)
 	// Compresses tells whether log on a connection is to be compressed.
@@ -46,13 +51,33 @@ const (
 	moveAgain = 100 * time.Millisecond
 )
 
+// routeTo names the network by which log of this copy should come now: while it
+// is seeded, the one that was asked for.
+func (c *dbCopy) routeTo(source org.ServerName, seeding bool) string {
+	c.mu.Lock()
+	mine, _ := c.def.Copy(c.k.me)
+	c.mu.Unlock()
+	if seeding && mine.SeedNetwork != "" {
+		return c.k.deps.Paths.RouteBy(source, cluster.ForReplication, mine.SeedNetwork)
+	}
+	return c.k.deps.Paths.Route(source, cluster.ForReplication)
+}
+
+// isSeeding tells whether a seed is coming in.
+func (c *dbCopy) isSeeding() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seed.active
+}
+
 // dialLog connects to a source of log, by the best network or, where that does
 // not answer, by any.
-func (k *Keeper) dialLog(ctx context.Context, source org.ServerName) (*line, error) {
+func (c *dbCopy) dialLog(ctx context.Context, source org.ServerName) (*line, error) {
+	k := c.k
 	ctx, cancel := context.WithTimeout(ctx, dialWait)
 	defer cancel()
 	if p := k.deps.Paths; p != nil {
-		network := p.Route(source, cluster.ForReplication)
+		network := c.routeTo(source, c.seedUnfinished())
 		try, done := context.WithTimeout(ctx, dialWait/2)
 		conn, err := p.DialOn(try, source, logProto, network)
 		done()
@@ -78,7 +103,7 @@ func (f *follower) betterPath(ctx context.Context) *line {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		changed := k.group.PeersChanged()
-		if to := k.deps.Paths.Route(f.source, cluster.ForReplication); to != f.network {
+		if to := f.c.routeTo(f.source, f.c.isSeeding()); to != f.network {
 			dctx, cancel := context.WithTimeout(ctx, dialWait/2)
 			conn, err := k.deps.Paths.DialOn(dctx, f.source, logProto, to)
 			cancel()

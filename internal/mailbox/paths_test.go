@@ -46,6 +46,12 @@ func (w *twoWays) Route(org.ServerName, cluster.Use) string {
 	return w.route
 }
 
+func (w *twoWays) RouteBy(_ org.ServerName, _ cluster.Use, wish string) string { return wish }
+
+func (w *twoWays) Carries(network string) bool {
+	return network == "Client" || network == "Replication01"
+}
+
 func (w *twoWays) DialOn(ctx context.Context, s org.ServerName, proto, network string) (net.Conn, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -17,6 +17,7 @@ type Seed struct {
 	Server   org.ServerName   `json:"server" col:"SERVER"`
 	Volume   org.VolumeName   `json:"volume" col:"VOLUME"`
 	Source   org.ServerName   `json:"source,omitempty" col:"SOURCE"`
+	Network  string           `json:"network,omitempty" col:"NETWORK"`
 	Done     int64            `json:"done" col:"DONE"`   // bytes
 	Total    int64            `json:"total" col:"TOTAL"` // bytes
 	Percent  int64            `json:"percent" col:"%"`
@@ -42,7 +43,7 @@ func (k *Keeper) Seeds() []Seed {
 
 // seedOf reads a seed from a status.
 func seedOf(st org.CopyStatus) Seed {
-	s := Seed{Database: st.Database, Server: st.Server, Volume: st.Volume, Source: st.SeedSource, Done: st.SeedDone, Total: st.SeedTotal, Rate: st.RateIn, Reason: st.Reason}
+	s := Seed{Database: st.Database, Server: st.Server, Volume: st.Volume, Source: st.SeedSource, Network: st.Network, Done: st.SeedDone, Total: st.SeedTotal, Rate: st.RateIn, Reason: st.Reason}
 	if s.Total > 0 {
 		s.Percent = s.Done * 100 / s.Total
 	}
@@ -58,6 +59,7 @@ type updateCopy struct {
 	Server       org.ServerName   `json:"server" doc:"all passive copies of this server, instead of one database" complete:"server list"`
 	Most         int              `json:"maximum_in_parallel" default:"10" doc:"how many copies are seeded at a time"`
 	Source       org.ServerName   `json:"source" doc:"copy to seed from; the active one when not given"`
+	Network      string           `json:"network" doc:"network to seed by while it works; the one preferred for replication when not given" complete:"network list"`
 	Begin        bool             `json:"begin" doc:"return as soon as the seeds are ordered"`
 	Cancel       bool             `json:"cancel" doc:"stop seeds that are under way; the copies stay suspended"`
 	SafeDelete   bool             `json:"safe_delete" doc:"refuse where fewer than two other copies would hold everything"`
@@ -107,6 +109,9 @@ func seedCommands(k *Keeper) []command.Command {
 func (k *Keeper) updateCopies(ctx context.Context, in updateCopy) (command.Plan, error) {
 	if in.Rate < 0 || in.Most < 1 {
 		return command.Plan{}, kind.Errorf(kind.Invalid, "--rate %d, --maximum-in-parallel %d: want 0 or more, and at least 1", in.Rate, in.Most)
+	}
+	if in.Network != "" && (k.deps.Paths == nil || !k.deps.Paths.Carries(in.Network)) {
+		return command.Plan{}, kind.WithHint(kind.Errorf(kind.NotFound, "there is no network %.60q that carries log", in.Network), "postern network list")
 	}
 	targets, err := k.updateTargets(in)
 	if err != nil {
@@ -229,7 +234,7 @@ func (k *Keeper) runUpdates(ctx context.Context, p command.Plan, targets []copyA
 func (k *Keeper) orderUpdate(ctx context.Context, t copyArg, in updateCopy) (int, error) {
 	n := 0
 	order := func(c *org.Copy) {
-		c.SeedFrom, c.SeedManual = in.Source, in.ManualResume
+		c.SeedFrom, c.SeedNetwork, c.SeedManual = in.Source, in.Network, in.ManualResume
 		if in.Rate > 0 {
 			c.SeedRate = in.Rate
 		}

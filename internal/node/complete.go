@@ -87,10 +87,13 @@ func (c *Config) completeDoors(m machine) {
 	}
 }
 
-// fastTimers shortens the rooms' patience for tests on one machine.
+// fastTimers shortens the rooms' patience for tests on one machine; a grace time
+// that the file sets stays.
 func (c *Config) fastTimers() {
-	c.Mailbox.Grace = 500 * time.Millisecond
-	c.Mailbox.LostGrace = 150 * time.Millisecond
+	if std := (mailbox.Config{}).WithDefaults(); c.Mailbox.Grace == std.Grace && c.Mailbox.LostGrace == std.LostGrace {
+		c.Mailbox.Grace = 500 * time.Millisecond
+		c.Mailbox.LostGrace = 150 * time.Millisecond
+	}
 	c.Mailbox.Lease = 400 * time.Millisecond
 	c.Mailbox.Heartbeat = 50 * time.Millisecond
 	c.Transport.Drain = conf.Duration(3 * time.Second)

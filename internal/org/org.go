@@ -188,6 +188,9 @@ type Copy struct {
 	SeedFrom ServerName `json:"seed_from,omitempty"`
 	// SeedRate limits a seed in bytes per second, 0 = no limit.
 	SeedRate int64 `json:"seed_rate,omitempty"`
+	// SeedNetwork is the network a seed comes by while it works there, empty
+	// for the one preferred for replication.
+	SeedNetwork string `json:"seed_network,omitempty"`
 	// SeedCount grows by one each time an administrator orders a reseed from
 	// nothing.
 	SeedCount int `json:"seed_count,omitempty"`

@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -49,6 +50,9 @@ timers = "fast"
 drain = "5s"
 [mailbox]
 reserve = 67108864
+# As by default, not the times of tests: no copy may leave the set meanwhile.
+grace = "1001ms"
+lost_grace = "300ms"
 [smtp]
 hostname = %q
 [smtp.receive]
@@ -138,6 +142,53 @@ func (g *group) by(at int, want map[string]string) func() error {
 	}
 }
 
+// seeds is the seed that is under way: by which network, and how far it is.
+func (g *group) seeds(at int) (network string, done int64, err error) {
+	var rows []struct {
+		Network string
+		Done    int64
+	}
+	if err := g.ask(at, &rows, "copy", "seeds"); err != nil {
+		return "", 0, err
+	}
+	if len(rows) != 1 {
+		return "", 0, fmt.Errorf("%d seeds are under way", len(rows))
+	}
+	return rows[0].Network, rows[0].Done, nil
+}
+
+// seedMoves seeds a copy by a network that is asked for, and cuts that network.
+func (g *group) seedMoves(load *sender) {
+	t := g.t
+	t.Helper()
+	for n := range 20 {
+		subject := fmt.Sprintf("large %d", n)
+		rig.Must(t, load.send(addr(2, client)+":25", subject, 1<<20))
+		load.answered(subject)
+	}
+	rig.Must(t, g.ask(1, nil, "copy", "update", "DB01", "MBX3", "--network", "Client", "--rate", "2000000", "--begin", "--yes"))
+	var before int64
+	within(t, 10*time.Second, "a seed by the network that was asked for", func() (err error) {
+		network, done, err := g.seeds(1)
+		if before = done; err == nil && (network != "Client" || done == 0) {
+			err = fmt.Errorf("%d bytes by %q", done, network)
+		}
+		return err
+	})
+	g.c.cut(1, 3, client)
+	g.c.cut(3, 1, client)
+	within(t, moveWithin, "client network cut between the two: the seed goes on by the replication network", func() error {
+		network, done, err := g.seeds(1)
+		if err == nil && (network != "Replication01" || done <= before) {
+			err = fmt.Errorf("%d bytes by %q, were %d", done, network, before)
+		}
+		return err
+	})
+	g.c.mend(1, 3, client)
+	g.c.mend(3, 1, client)
+	within(t, 30*time.Second, "the copy is seeded", g.by(1, map[string]string{"MBX3": "Replication01"}))
+}
+
 func (g *group) term() int {
 	g.t.Helper()
 	var rows []rig.Database
@@ -194,7 +245,17 @@ func (g *group) load(at int) *sender {
 	return s
 }
 
-func (s *sender) deliver(to, subject string) error {
+func (s *sender) deliver(to, subject string) error { return s.send(to, subject, 10) }
+
+// answered remembers a message that was answered with 250.
+func (s *sender) answered(subject string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = append(s.sent, subject)
+}
+
+// send delivers a message of a size.
+func (s *sender) send(to, subject string, size int) error {
 	nc, err := s.g.c.dial(to)
 	if err != nil {
 		return err
@@ -209,8 +270,11 @@ func (s *sender) deliver(to, subject string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "From: <tester@sender.invalid>\r\nTo: <%s>\r\nSubject: %s\r\nMessage-ID: <%s@netns.invalid>\r\n\r\nThe words.\r\n",
+	_, err = fmt.Fprintf(w, "From: <tester@sender.invalid>\r\nTo: <%s>\r\nSubject: %s\r\nMessage-ID: <%s@netns.invalid>\r\n\r\n",
 		user, subject, strings.ReplaceAll(subject, " ", "-"))
+	for n := 0; err == nil && n < size; n += 60 {
+		_, err = fmt.Fprintf(w, "%s\r\n", rand.Text()+rand.Text()+" words")
+	}
 	if cerr := w.Close(); err != nil || cerr != nil {
 		return errors.Join(err, cerr)
 	}
@@ -324,6 +388,8 @@ func TestCutNetworks(t *testing.T) {
 	if now := g.term(); now != term {
 		t.Errorf("the database is in term %d, was in %d: it moved", now, term)
 	}
+
+	g.seedMoves(load)
 
 	// All of MBX3: now it is gone, and comes back.
 	g.c.unplug(3, client)
