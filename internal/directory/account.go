@@ -25,6 +25,7 @@ type Account struct {
 	Roles        []command.Role
 	AppPassword  string // name of the app password that was used, if one was
 	ServerAdmin  bool
+	Health       bool // a probe of the group's own (HealthDomain); its logins are not worth a line of the log
 	// Stamp is another after each change of the password, so that a session
 	// can see that it began with an old one.
 	Stamp int64

@@ -31,8 +31,11 @@ type candidate struct {
 // too many failures of this account or address; the caller may say "try again
 // later" but not which of them it was.
 func (d *Directory) Authenticate(ctx context.Context, login, password, service string, remote netip.Addr) (Account, error) {
-	c := d.candidate(d.state.View(), login)
 	now := time.Now()
+	if acc, is, err := d.healthLogin(ctx, login, password, service, remote, now); is {
+		return acc, err
+	}
+	c := d.candidate(d.state.View(), login)
 	if !d.throttle.allowed(c.name, remote, now) {
 		d.tellThrottled(c, remote)
 		return Account{}, kind.Errorf(kind.Busy, "log in: too many failures")

@@ -3,6 +3,7 @@ package directory
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
@@ -39,6 +40,7 @@ type Destination struct {
 	Senders    SenderRule
 	Owners     []org.MailboxID
 	MaxMessage int64 // bytes, 0 = as the server
+	Health     bool  // a health mailbox (HealthDomain): no policy looks at its mail
 }
 
 // Allows tells whether somebody may send to it. Everybody may send to what is
@@ -67,6 +69,9 @@ func (d *Directory) Destination(a mail.Address) (Destination, error) {
 	v := d.state.View()
 	if a.IsZero() || a.IsLiteral() {
 		return Destination{}, kind.Errorf(kind.Elsewhere, "destination of %s: not a hosted domain", a)
+	}
+	if a.Domain == HealthDomain && len(d.opt.Health.Secret) > 0 {
+		return d.healthDestination(a, time.Now())
 	}
 	dom, _, ok := row[Domain](v, domainKey(a.Domain))
 	if !ok {

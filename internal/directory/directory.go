@@ -6,6 +6,7 @@ import (
 	"iter"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,7 @@ type Options struct {
 	CacheTTL    time.Duration // how long a verified password is remembered; default 10 min
 	CacheSize   int           // verified passwords remembered; default 32768
 	Throttle    ThrottleOptions
+	Health      HealthOptions
 
 	Retention      time.Duration // how long a removed mailbox is kept; default 14 days
 	ReconcileEvery time.Duration // default 1 min
@@ -117,6 +119,9 @@ func New(s State, o Options) *Directory {
 // Hosted tells whether mail for the domain belongs here. The domain may be in
 // any spelling.
 func (d *Directory) Hosted(domain string) bool {
+	if strings.EqualFold(domain, HealthDomain) {
+		return len(d.opt.Health.Secret) > 0
+	}
 	_, ok := d.OrganizationOf(domain)
 	return ok
 }

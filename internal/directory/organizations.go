@@ -122,6 +122,9 @@ func (d *Directory) AddDomain(ctx context.Context, id org.OrganizationID, domain
 	if err != nil || strings.HasPrefix(name, "[") {
 		return Domain{}, kind.Errorf(kind.Invalid, "domain %q: not a domain name", domain)
 	}
+	if name == HealthDomain {
+		return Domain{}, kind.Errorf(kind.Denied, "domain %s is the group's own", name)
+	}
 	dom := Domain{Name: name, Organization: id, Created: now()}
 	err = d.change(ctx, func(v View) (txn, error) {
 		var t txn

@@ -140,6 +140,9 @@ func (d *Directory) postmaster(v View, o org.OrganizationID, a mail.Address) (Re
 // addresses with or without a detail, and those of recipients of its
 // organization that granted it.
 func (d *Directory) MaySendAs(a Account, from mail.Address) bool {
+	if a.Health {
+		return from.String() == a.Login.String()
+	}
 	if a.Mailbox.Database == "" || a.Organization == "" {
 		return false
 	}

@@ -54,6 +54,15 @@ func DoorItems(d Door) Items {
 	return b.x
 }
 
+// MailFlowItems is the set MailFlow; look sends a message through this server,
+// reads and removes it, and gives seconds.
+func MailFlowItems(every time.Duration, look Look) Items {
+	b := newSet("MailFlow", TouchPoints, org.PriorityNormal, "", false, "Whether mail that is submitted here gets into a mailbox and can be read.")
+	b.probe("Message", Recurrent, Outside, every, 30*time.Second, "s", nil, look, "A message into a health mailbox, read by IMAP and removed.")
+	b.monitor("Message", "Message", ConsecutiveFailures(3), nil, TellChain(), "What is submitted does not get into mailboxes.")
+	return b.x
+}
+
 // UserPathItems is the set UserPath: other servers' doors as their users see
 // them. Targets are <server>/<component>; the results are the second opinion
 // that those servers ask for.
@@ -67,7 +76,7 @@ func UserPathItems(targets List, look Look) Items {
 // APIItems is the set API; look asks the HTTPS door.
 func APIItems(look Look) Items {
 	b := newSet("API", TouchPoints, org.PriorityNormal, org.AdminAPI, false, "Whether the administrator's door works.")
-	b.probe("SelfTest", Recurrent, Outside, 10*time.Second, 5*time.Second, "", nil, look, "The HTTPS door answers /healthz.")
+	b.probe("SelfTest", Recurrent, Outside, 10*time.Second, 5*time.Second, "", nil, look, "The HTTPS door answers.")
 	// The socket goes on; nothing of mail is to be moved for it.
 	b.monitor("SelfTest", "SelfTest", ConsecutiveFailures(3), nil, TellChain(), "The HTTPS door does not answer.")
 	return b.x

@@ -16,7 +16,7 @@ func whole(look Look, targets List) Items {
 	for _, d := range []Door{{"SMTP", org.SMTPComponent, "smtp", look, look}, {"Submission", org.Submission, "submission", look, look}, {"IMAP", org.IMAPComponent, "imap", look, look}} {
 		all = append(all, DoorItems(d))
 	}
-	return Join(append(all, UserPathItems(nil, look), APIItems(look), StoreItems(targets, look, look), CopyItems(Copies{targets, look, look, look, look, look}),
+	return Join(append(all, MailFlowItems(time.Minute, look), UserPathItems(nil, look), APIItems(look), StoreItems(targets, look, look), CopyItems(Copies{targets, look, look, look, look, look}),
 		VolumeItems(Volumes{targets, look, look, look, look}), ActiveItems(Active{look, look}), TransportItems(Queues{look, look, look, look, look, look}),
 		MachineItems(Machine{look, look, look, look}), LinkItems(Links{Peers: targets, Certificates: targets, PathList: targets, Offset: look, Ends: look, State: look, Margin: look,
 			Paths: look, Client: look, Names: look}))...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -54,9 +55,18 @@ func (d *Desk) probeRun(ctx context.Context, in probeRunArgs) ([]ProbeRow, error
 		if err != nil {
 			return rows, err
 		}
-		rows = append(rows, ProbeRow{Probe: in.Probe, Target: t, Result: r.Outcome.String(), Value: r.Value, Took: r.Took.Round(time.Microsecond), Text: r.Text})
+		rows = append(rows, ProbeRow{Probe: in.Probe, Target: t, Result: r.Outcome.String(), Value: digits(r.Value), Unit: p.Unit, Took: r.Took.Round(time.Microsecond), Text: r.Text})
 	}
 	return rows, nil
+}
+
+// digits rounds to four of them: nobody reads more.
+func digits(v float64) float64 {
+	if v == 0 || math.IsInf(v, 0) || math.IsNaN(v) {
+		return v
+	}
+	scale := math.Pow(10, 3-math.Floor(math.Log10(math.Abs(v))))
+	return math.Round(v*scale) / scale
 }
 
 // monitorSet writes or removes the row of a repair.

@@ -164,6 +164,7 @@ type ProbeRow struct {
 	Target string        `json:"target,omitempty" col:"TARGET"`
 	Result string        `json:"result" col:"RESULT"`
 	Value  float64       `json:"value" col:"VALUE"`
+	Unit   string        `json:"unit,omitempty" col:"UNIT"`
 	Took   time.Duration `json:"took" col:"TOOK"`
 	Text   string        `json:"text,omitempty" col:"SAID"`
 }

@@ -172,6 +172,7 @@ func (d *Desk) adjust(p Probe, target string) (Probe, bool) {
 
 func (d *Desk) readRules() {
 	r := readRules(d.deps.Rows, d.deps.Server, d.deps.Version, d.deps.Clock.Now())
+	r.Modes = append(r.Modes, d.cfg.rules().Modes...) // the last of a kind counts least
 	d.mu.Lock()
 	d.rules = r
 	d.mu.Unlock()

@@ -105,7 +105,7 @@ const (
 // NewEngine makes the Engine; nothing runs until Run. It goes on from its
 // bookmarks, if there are any. Errors: Invalid where the items make no sense.
 func NewEngine(cfg Config, deps EngineDeps) (*Engine, error) {
-	e := &Engine{cfg: cfg, deps: deps, pace: paceOf(cfg), began: time.Now(), desk: deskClient{deps.Desk}, outside: make(chan Result, maxOutside),
+	e := &Engine{cfg: cfg, deps: deps, pace: paceOf(cfg), began: time.Now(), rules: cfg.rules(), desk: deskClient{deps.Desk}, outside: make(chan Result, maxOutside),
 		machines: map[itemKey]*watched{}, seen: map[sightKey]sighted{}, told: make(chan bool, 1), arrived: make(chan bool, 1)}
 	e.items = Join(builtIn(nil), deps.Items)
 	if err := e.items.Check(); err != nil {

@@ -33,6 +33,8 @@ type (
 	Action = respond.Action
 	// Deed is an action that was granted.
 	Deed = respond.Deed
+	// Mode says what recovery actions may do.
+	Mode = respond.Mode
 	// Actor does deeds.
 	Actor = respond.Actor
 	// Rows is the agreed state.

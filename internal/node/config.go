@@ -18,6 +18,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/conf"
 	"github.com/postern-mail/postern/internal/base/logging"
 	"github.com/postern-mail/postern/internal/directory"
+	"github.com/postern-mail/postern/internal/health"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/node/settings"
 	"github.com/postern-mail/postern/internal/org"
@@ -44,6 +45,7 @@ type Config struct {
 	IMAP      imapd.Config     `toml:"imap" doc:"The doors for reading mail."`
 	DNS       dnsd.Config      `toml:"dns" doc:"DNS that answers with the servers that work, as an option."`
 	TLS       certs.Config     `toml:"tls" doc:"The certificate that clients see."`
+	Health    HealthConfig     `toml:"health" doc:"Managed Availability: watching this server, and mending it."`
 	Admin     AdminConfig      `toml:"admin" doc:"The admin API."`
 	Metrics   MetricsConfig    `toml:"metrics" doc:"Figures for a monitoring system."`
 	Log       logging.Config   `toml:"log" doc:"The log goes to standard error."`
@@ -69,6 +71,39 @@ type EtcdConfig struct {
 	Key       string   `toml:"key" doc:"File of its key."`
 	User      string   `toml:"user" doc:"User name, where it wants one."`
 	Password  string   `toml:"password" secret:"true" doc:"Password of that user."`
+}
+
+// HealthConfig is about watching. What is watched, and how, is in the program
+// (postern health definitions) and changed by overrides.
+type HealthConfig struct {
+	MailFlow conf.Duration `toml:"mail_flow" doc:"How often a message is sent through this server into a health mailbox, read and removed. Below 0: never."`
+	Recovery string        `toml:"recovery" doc:"What recovery actions may do on this server while the group says nothing else (postern health recovery mode): act, dry-run (only written down) or off." enum:"act,dry-run,off" default:"act"`
+}
+
+// Validate reports the first setting that cannot work.
+func (h HealthConfig) Validate() error {
+	if d := h.MailFlow.Std(); d >= 0 && d < leastFlow {
+		return fmt.Errorf("mail_flow %s: want at least %s, or less than 0 for never", d, leastFlow)
+	}
+	return nil
+}
+
+func (c Config) healthConfig() health.Config {
+	return health.Config{Fast: c.Timers == "fast", Recovery: health.Mode(c.Health.Recovery)}
+}
+
+const (
+	defaultFlow = time.Minute
+	leastFlow   = 10 * time.Second
+)
+
+// flowEvery is how often a message is sent, 0 for never. Tests with fast timers
+// count what is in queues and logs: there it has to be asked for.
+func (h HealthConfig) flowEvery(fast bool) time.Duration {
+	if d := h.MailFlow.Std(); d > 0 && !(fast && d == defaultFlow) {
+		return d
+	}
+	return 0
 }
 
 // AdminConfig is about the admin API.
@@ -98,7 +133,7 @@ func DefaultConfig() Config {
 		Site: "Site1", Timers: "default", Drain: conf.Duration(20 * time.Second),
 		Mailbox: mailbox.Config{}.WithDefaults(), Transport: transport.Default(),
 		SMTP: smtpd.Default(), IMAP: imapd.Default(),
-		DNS: dnsd.Default(), TLS: certs.Default(),
+		DNS: dnsd.Default(), TLS: certs.Default(), Health: HealthConfig{MailFlow: conf.Duration(defaultFlow), Recovery: "act"},
 		Log: logging.Config{Format: "text", Level: "info"},
 	}
 }
@@ -152,7 +187,7 @@ func (c Config) problems(file string, pos settings.Positions) settings.Problems 
 	for _, r := range []struct {
 		section string
 		err     error
-	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"active", c.Active.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"faults", c.Faults.validate(c.Timers)}, {"dns", c.DNS.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
+	}{{"mailbox", m.Validate()}, {"transport", c.Transport.Validate()}, {"active", c.Active.Validate()}, {"directory", c.Directory.Validate()}, {"smtp", c.SMTP.Validate()}, {"imap", c.IMAP.Validate()}, {"faults", c.Faults.validate(c.Timers)}, {"dns", c.DNS.Validate()}, {"health", c.Health.Validate()}, {"tls", c.TLS.Validate()}, {"log", c.Log.Validate()}} {
 		for _, err := range unjoin(r.err) {
 			add(keyIn(r.section, err.Error()), err.Error(), "")
 		}

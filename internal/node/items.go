@@ -14,6 +14,7 @@ import (
 	"github.com/postern-mail/postern/internal/active"
 	"github.com/postern-mail/postern/internal/base/host"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/health"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
@@ -29,7 +30,7 @@ const (
 // items are the health items of this server. Both workers build them: the mail
 // worker from its rooms, the health worker from nil ones and with an atlas.
 func items(r probed, cfg Config, a *atlas) health.Items {
-	return health.Join(doorItems(cfg, a), health.UserPathItems(a.others, a.lookAt), transport.Health(r.mover), mailbox.Health(r.mailbox), active.Health(r.active),
+	return health.Join(doorItems(cfg, a), health.UserPathItems(a.others, newDeep(a).lookAt), transport.Health(r.mover), mailbox.Health(r.mailbox), active.Health(r.active),
 		linkItems(r), machineItems())
 }
 
@@ -62,6 +63,44 @@ type tryDoor struct {
 	addrs   []string
 	proxied []string // a load balancer is wanted in front, and left to it
 	try     func(ctx context.Context, addr string) error
+	tls     bool // from the first byte
+}
+
+// direct is the first address of the doors that may be tried directly.
+func direct(doors []tryDoor) tryAddr {
+	for _, d := range doors {
+		if len(d.addrs) > 0 && len(d.proxied) == 0 {
+			return tryAddr{dialable(d.addrs[0]), d.tls}
+		}
+	}
+	return tryAddr{}
+}
+
+// userOf uses a door as its users do.
+type userOf = func(context.Context, string, bool, directory.HealthBox) (string, error)
+
+// own uses a door of this server; nil where there is none to be used directly.
+func (d *deep) own(c org.Component, doors []tryDoor, use userOf) health.Look {
+	at := direct(doors)
+	if at.addr == "" {
+		return nil
+	}
+	return func(ctx context.Context, _ string) (health.Reading, error) {
+		if !d.a.tried(c) {
+			return health.Reading{Text: "not tried: " + string(c) + " is held back, or the server begins"}, nil
+		}
+		return d.use(ctx, d.a.me(), at.addr, at.implicit, use)
+	}
+}
+
+// flowItems send messages through this server now and then.
+func flowItems(cfg Config, d *deep, submission, imap []tryDoor) health.Items {
+	doors := flowDoors{direct(submission), direct(imap)}
+	every := cfg.Health.flowEvery(cfg.Timers == "fast")
+	if doors.submission.addr == "" || doors.imap.addr == "" || every <= 0 {
+		return health.Items{}
+	}
+	return health.MailFlowItems(every, d.flow(doors))
 }
 
 // doorItems try the doors of this server from the health worker.
@@ -69,26 +108,29 @@ func doorItems(cfg Config, a *atlas) health.Items {
 	smtp, imap := greeting(plain(), "220 ", "QUIT\r\n"), greeting(plain(), "* OK", "x LOGOUT\r\n")
 	smtps, imaps := greeting(overTLS(), "220 ", "QUIT\r\n"), greeting(overTLS(), "* OK", "x LOGOUT\r\n")
 	s, i := cfg.SMTP, cfg.IMAP
-	door := func(name, service string, c org.Component, doors ...tryDoor) health.Items {
-		return plugged(health.DoorItems(health.Door{Name: name, Component: c, Service: service, Self: a.self(c, doors)}))
+	d := newDeep(a)
+	door := func(name, service string, c org.Component, use userOf, doors ...tryDoor) health.Items {
+		return plugged(health.DoorItems(health.Door{Name: name, Component: c, Service: service, Self: a.self(c, doors), Deep: d.own(c, doors, use)}))
 	}
+	submission := []tryDoor{{s.Submission.Listen, s.Submission.ProxyFrom, smtp, false}, {s.Submissions.Listen, s.Submissions.ProxyFrom, smtps, true}}
+	imapDoors := []tryDoor{{i.StartTLS.Listen, i.StartTLS.ProxyFrom, imap, false}, {i.TLS.Listen, i.TLS.ProxyFrom, imaps, true}}
 	return health.Join(
-		door("SMTP", serviceSMTP, org.SMTPComponent, tryDoor{s.Receive.Listen, s.Receive.ProxyFrom, smtp}),
-		door("Submission", serviceSMTP, org.Submission, tryDoor{s.Submission.Listen, s.Submission.ProxyFrom, smtp},
-			tryDoor{s.Submissions.Listen, s.Submissions.ProxyFrom, smtps}),
+		door("SMTP", serviceSMTP, org.SMTPComponent, d.receive, tryDoor{s.Receive.Listen, s.Receive.ProxyFrom, smtp, false}),
+		door("Submission", serviceSMTP, org.Submission, d.submission, submission...),
+		flowItems(cfg, d, submission, imapDoors),
 		apiItems(cfg, a),
-		door("IMAP", serviceIMAP, org.IMAPComponent, tryDoor{i.StartTLS.Listen, i.StartTLS.ProxyFrom, imap}, tryDoor{i.TLS.Listen, i.TLS.ProxyFrom, imaps}),
+		door("IMAP", serviceIMAP, org.IMAPComponent, d.imap, imapDoors...),
 	)
 }
 
 // apiItems try the HTTPS door for administrators.
 func apiItems(cfg Config, a *atlas) health.Items {
-	return plugged(health.APIItems(a.self(org.AdminAPI, []tryDoor{{addrs: cfg.Admin.Listen, try: healthz}})))
+	return plugged(health.APIItems(a.self(org.AdminAPI, []tryDoor{{addrs: cfg.Admin.Listen, try: answers, tls: true}})))
 }
 
-// healthz wants 200 of the HTTPS door. Its certificate is not judged here: the
-// set Certificates does that.
-func healthz(ctx context.Context, addr string) error {
+// answers wants any answer of the HTTPS door but an error of its own. Its certificate
+// is not judged here: the set Certificates does that.
+func answers(ctx context.Context, addr string) error {
 	c, err := overTLS()(ctx, "tcp", addr)
 	if err != nil {
 		return err
@@ -99,14 +141,14 @@ func healthz(ctx context.Context, addr string) error {
 			return err
 		}
 	}
-	if _, err := io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: postern\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: postern\r\nConnection: close\r\n\r\n"); err != nil {
 		return err
 	}
 	line, err := bufio.NewReader(io.LimitReader(c, 4096)).ReadString('\n')
 	if err != nil {
 		return fmt.Errorf("no answer: %w", err)
 	}
-	if !strings.Contains(line, " 200 ") {
+	if !strings.HasPrefix(line, "HTTP/1.1 ") || strings.HasPrefix(line, "HTTP/1.1 5") {
 		return fmt.Errorf("answer is %q", strings.TrimSpace(line))
 	}
 	return nil
@@ -134,17 +176,21 @@ func (a *atlas) self(c org.Component, doors []tryDoor) health.Look {
 	}
 }
 
-// lookAt tries a door of another server.
-func (a *atlas) lookAt(ctx context.Context, target string) (health.Reading, error) {
-	at := a.at(target)
+// lookAt uses a door of another server.
+func (d *deep) lookAt(ctx context.Context, target string) (health.Reading, error) {
+	at := d.a.at(target)
 	if at == "" {
 		return health.Reading{}, fmt.Errorf("nobody says where %s is", target)
 	}
-	try := greeting(plain(), "220 ", "QUIT\r\n")
-	if strings.HasSuffix(target, "/"+string(org.IMAPComponent)) {
-		try = greeting(plain(), "* OK", "x LOGOUT\r\n")
+	server, component, _ := strings.Cut(target, "/")
+	use := d.receive
+	switch org.Component(component) {
+	case org.IMAPComponent:
+		use = d.imap
+	case org.Submission:
+		use = d.submission
 	}
-	return health.Reading{}, try(ctx, at)
+	return d.use(ctx, org.ServerName(server), at, false, use)
 }
 
 // machineItems look at the machine.

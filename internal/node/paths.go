@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -36,6 +38,11 @@ type paths struct {
 	// Others are addresses by <server>/<component>, of servers that are heard and
 	// whose component is Active.
 	Others map[string]string `json:"others"`
+	// Server is this one's name, Mounted the databases that servers which are
+	// heard have active, and Secret makes logins to their health mailboxes.
+	Server  org.ServerName                        `json:"server"`
+	Mounted map[org.ServerName][]org.DatabaseName `json:"mounted"`
+	Secret  []byte                                `json:"secret"`
 }
 
 // tellDoors publishes where the doors of this server are.
@@ -68,11 +75,17 @@ func reachable(listen, cluster string) string {
 
 // paths answers the health worker.
 func (w *mailWorker) paths() paths {
-	p := paths{States: map[org.Component]org.ComponentState{}, Others: map[string]string{}}
+	me := w.cluster.Name()
+	p := paths{States: map[org.Component]org.ComponentState{}, Others: map[string]string{}, Server: me, Mounted: map[org.ServerName][]org.DatabaseName{}}
 	if !w.serving.Load() {
 		return p
 	}
-	me := w.cluster.Name()
+	p.Secret = w.healthSecret()
+	for _, mt := range w.cluster.View().Mounts() {
+		if mt.Active != "" && (mesh{w.cluster}).Up(mt.Active) {
+			p.Mounted[mt.Active] = append(p.Mounted[mt.Active], mt.Database)
+		}
+	}
 	for _, c := range org.Components() {
 		p.States[c], _ = w.components.State(c)
 	}
@@ -99,10 +112,11 @@ func (w *mailWorker) servePaths(rw http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(rw).Encode(w.paths()) // the health worker asks again
 }
 
-// atlas is what the health worker knows of doors. Nothing is tried before the
+// atlas is what probes know of doors, in the health worker by asking the mail worker. Nothing is tried before the
 // server has served once, so that a start is no alarm.
 type atlas struct {
 	desk *http.Client
+	live func() paths // in the mail worker, for probes that are run by hand
 
 	mu   sync.Mutex // guards now
 	now  paths
@@ -148,41 +162,77 @@ func (a *atlas) ask(ctx context.Context) (p paths, err error) {
 	return p, json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&p)
 }
 
-// tried tells whether the doors of a component of this server are to be tried.
-func (a *atlas) tried(c org.Component) bool {
-	if a == nil {
-		return false
+// known is the last answer, where there is one that counts.
+func (a *atlas) known() (paths, bool) {
+	switch {
+	case a == nil:
+		return paths{}, false
+	case a.live != nil:
+		return a.live(), true
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.now.States[c] == org.Active && time.Since(a.when) < atlasFor
+	return a.now, time.Since(a.when) < atlasFor
+}
+
+// tried tells whether the doors of a component of this server are to be tried.
+func (a *atlas) tried(c org.Component) bool {
+	p, ok := a.known()
+	return ok && p.States[c] == org.Active
+}
+
+// boxes are the databases whose health mailboxes are used to try the doors of a
+// server: those it has active, so that no other server is in the way, else all.
+func (a *atlas) boxes(server org.ServerName) (secret []byte, dbs []org.DatabaseName) {
+	p, _ := a.known()
+	if dbs = p.Mounted[server]; len(dbs) > 0 {
+		return p.Secret, dbs
+	}
+	for _, s := range slices.Sorted(maps.Keys(p.Mounted)) {
+		dbs = append(dbs, p.Mounted[s]...)
+	}
+	return p.Secret, dbs
+}
+
+// me is this server's name.
+func (a *atlas) me() org.ServerName {
+	p, _ := a.known()
+	return p.Server
 }
 
 // others are the doors of other servers, by <server>/<component>.
 func (a *atlas) others() []string {
-	if a == nil {
+	p, ok := a.known()
+	if !ok {
 		return nil
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if time.Since(a.when) >= atlasFor {
-		return nil
-	}
-	var out []string
-	for k := range a.now.Others {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(p.Others))
 }
 
 func (a *atlas) at(target string) string {
-	if a == nil {
-		return ""
+	p, _ := a.known()
+	return p.Others[target]
+}
+
+// healthSecret makes logins to health mailboxes, the same on all servers.
+func (w *mailWorker) healthSecret() []byte { return w.cluster.DeriveSecret("health mailboxes") }
+
+// near tells whether an address is one of this machine or of a server of the
+// group: only from there may a probe log in.
+func (w *mailWorker) near(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	if a.IsLoopback() {
+		return true
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.now.Others[target]
+	for _, s := range w.cluster.View().Servers() {
+		if at, err := netip.ParseAddrPort(s.ClusterAddr); err == nil && at.Addr().Unmap() == a {
+			return true
+		}
+		if slices.ContainsFunc(s.Interfaces, func(i org.Interface) bool { return i.Addr.Addr().Unmap() == a }) {
+			return true
+		}
+	}
+	return false
 }
 
 // deskClient speaks with the mail worker, whatever the host in an address is.

@@ -40,7 +40,7 @@ func RunHealth(ctx context.Context, cfg Config, log *slog.Logger, link HostLink)
 	client := deskClient(cfg.Dir)
 	defer client.CloseIdleConnections()
 	a := &atlas{desk: client}
-	e, err := health.NewEngine(health.Config{Fast: cfg.Timers == "fast"}, health.EngineDeps{Server: name, Dir: cfg.Dir,
+	e, err := health.NewEngine(cfg.healthConfig(), health.EngineDeps{Server: name, Dir: cfg.Dir,
 		Items: items(probed{}, cfg, a), Desk: client, Host: hostActor{link}, Ready: func() bool { return readyOnce(cfg) },
 		Log: log, Events: events})
 	if err != nil {

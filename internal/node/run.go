@@ -115,7 +115,8 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.newNotifier()
-	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Config: w.cfg.Directory, Store: w.mailbox.Client(), Log: w.log, Events: w.events})
+	w.directory = directory.New(directory.Agreed(w.cluster), directory.Options{Config: w.cfg.Directory, Store: w.mailbox.Client(), Log: w.log, Events: w.events,
+		Health: directory.HealthOptions{Secret: w.healthSecret(), Near: w.near}})
 	if err := w.newMover(); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
@@ -271,12 +272,12 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 
 // newDesk makes the part of health that stands in this process.
 func (w *mailWorker) newDesk() (err error) {
-	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(probed{w.cluster, w.mailbox, w.mover, w.certs, w.active}, w.cfg, nil),
+	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(probed{w.cluster, w.mailbox, w.mover, w.certs, w.active}, w.cfg, &atlas{live: w.paths}),
 		Rows: rows{w.cluster}, Mesh: mesh{w.cluster}, Actor: actor{w}, Spares: spares{w.cluster}, Figures: loadFigures(), Log: w.log, Events: w.events, Metrics: w.metrics}
 	if w.mover != nil {
 		deps.Clock = w.mover.Clock()
 	}
-	w.desk, err = health.NewDesk(health.Config{Fast: w.fast()}, deps)
+	w.desk, err = health.NewDesk(w.cfg.healthConfig(), deps)
 	return err
 }
 

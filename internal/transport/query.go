@@ -3,11 +3,13 @@ package transport
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/queue"
@@ -215,7 +217,7 @@ func askAll[Q, A any](ctx context.Context, m *Mover, only org.ServerName, method
 }
 
 func (m *Mover) find(q findQuery) (a findAnswer, err error) {
-	rows, cursor, err := m.queue.Find(q.Filter)
+	rows, cursor, err := m.findRows(q.Filter)
 	if err != nil {
 		return a, err
 	}
@@ -236,6 +238,31 @@ func (m *Mover) find(q findQuery) (a findAnswer, err error) {
 		a.Rows = append(a.Rows, m.row(msg, r))
 	}
 	return a, nil
+}
+
+// findPages bounds what one question reads past messages of probes.
+const findPages = 20
+
+// findRows is Find without the messages with which health tries the way of mail:
+// one a minute, which nobody looks for who does not name their domain.
+func (m *Mover) findRows(f queue.Filter) (rows []queue.RecipientRow, cursor string, err error) {
+	all := strings.Contains(strings.ToLower(f.Recipient), directory.HealthDomain)
+	for range findPages {
+		page, next, err := m.queue.Find(f)
+		if err != nil {
+			return nil, "", err
+		}
+		for _, r := range page {
+			if all || !strings.HasSuffix(r.Address, "@"+directory.HealthDomain) {
+				rows = append(rows, r)
+			}
+		}
+		f.Cursor, cursor = next, next
+		if cursor == "" || len(rows) >= f.Limit {
+			break
+		}
+	}
+	return rows, cursor, nil
 }
 
 // resting tells when destinations that failed are tried again, where one of the

@@ -79,7 +79,7 @@ func (s *session) Login(login, password string) error {
 	s.srv.metrics.logins.WithLabelValues("ok").Inc()
 	s.srv.metrics.sessions.Inc()
 	s.log = s.log.With("account", account.Name)
-	s.log.Info("imap login", "login", clip(login), "organization", account.Organization,
+	s.log.Log(ctx, s.level(), "imap login", "login", clip(login), "organization", account.Organization,
 		"mailbox", account.Mailbox.ID.String(), "tls", tlsVersion(s.conn))
 	return nil
 }
@@ -112,9 +112,17 @@ func (s *session) Close() error {
 	s.srv.leave(s.account.ID)
 	s.srv.metrics.sessions.Dec()
 	in, out := s.conn.Traffic()
-	s.log.Info("imap logout", "login", clip(s.login), "bytes_in", in, "bytes_out", out,
+	s.log.Log(s.srv.ctx, s.level(), "imap logout", "login", clip(s.login), "bytes_in", in, "bytes_out", out,
 		"seconds", int64(time.Since(s.begun).Seconds()))
 	return nil
+}
+
+// level is that of logins: those of health probes are many and all alike.
+func (s *session) level() slog.Level {
+	if s.account != nil && s.account.Health {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 // clip bounds what a client may write into a log.
