@@ -82,6 +82,8 @@ type Copies interface {
 	// Gather brings the copy on to the log that the one on from holds beyond it,
 	// and returns where the log there ends then.
 	Gather(ctx context.Context, db org.DatabaseName, to, from org.ServerName) (org.LSN, error)
+	// CatchUp has a copy that replays late replay all it has, and waits for it.
+	CatchUp(ctx context.Context, db org.DatabaseName, on org.ServerName) error
 }
 
 // Deps are what a Manager is built from.

@@ -218,6 +218,8 @@ func (f *fake) Handover(_ context.Context, db org.DatabaseName, _, _ org.ServerN
 
 func (f *fake) Thaw(context.Context, org.DatabaseName, org.ServerName) error { return nil }
 
+func (f *fake) CatchUp(context.Context, org.DatabaseName, org.ServerName) error { return nil }
+
 func (f *fake) Gather(_ context.Context, db org.DatabaseName, to, from org.ServerName) (org.LSN, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -69,6 +69,8 @@ func (c copies) PeerStatuses(s org.ServerName) []org.CopyStatus {
 func (c copies) Handover(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
 	return 0, kind.Errorf(kind.Busy, "nobody is there")
 }
+func (c copies) CatchUp(context.Context, org.DatabaseName, org.ServerName) error { return nil }
+
 func (c copies) Gather(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
 	return 0, kind.Errorf(kind.Busy, "nobody is there")
 }

@@ -152,6 +152,13 @@ func (m *Manager) carryOut(ctx context.Context, o Order, c verdict, live bool) (
 	}
 	step := 0
 	if live {
+		if target, _ := c.def.Copy(d.Target); target.ReplayLag > 0 {
+			// Clients are served by the active copy while it replays what it has.
+			if err := m.copies.CatchUp(ctx, db, d.Target); err != nil {
+				p.Steps[0].Error = err.Error()
+				return p, kind.WithHint(fmt.Errorf("move %s to %s: %w", db, d.Target, err), "nothing was changed; try again")
+			}
+		}
 		hctx, cancel := context.WithTimeout(ctx, handoverWait)
 		_, err := m.copies.Handover(hctx, db, mt.Active, d.Target)
 		cancel()

@@ -34,6 +34,8 @@ func (r reports) PeerStatuses(s org.ServerName) []org.CopyStatus { return r[s] }
 func (reports) Handover(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
 	return 0, nil
 }
+func (reports) CatchUp(context.Context, org.DatabaseName, org.ServerName) error { return nil }
+
 func (reports) Gather(context.Context, org.DatabaseName, org.ServerName, org.ServerName) (org.LSN, error) {
 	return 0, nil
 }

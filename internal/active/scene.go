@@ -158,7 +158,7 @@ func (sc *scene) candidate(def org.Database, mt org.Mount, c org.Copy, newest or
 		Reachable: k.up, Policy: k.row.ActivationPolicy,
 		ActiveNow: sc.active[c.Server], MaximumActive: k.row.MaximumActive, MaximumPreferred: k.row.MaximumPreferredActive,
 		Dial: k.row.AutoDatabaseMountDial, State: org.CopyInitializing,
-		Sets: k.sets, Unheard: k.unheard, CPUHigh: k.cpuHigh,
+		Lagged: c.ReplayLag > 0, Sets: k.sets, Unheard: k.unheard, CPUHigh: k.cpuHigh,
 	}
 	if st, known := k.copies[def.Name]; known {
 		cand.State, cand.ReplayQueue, cand.ContentIndex = st.State, st.ReplayQueueLength(), st.ContentIndex

@@ -78,9 +78,7 @@ func (c *dbCopy) applyRecords(ctx context.Context, recs []journal.Record) error 
 		}
 		c.lastTime.Store(recs[n-1].Time)
 		after := recs[n-1].Next().LSN
-		for _, f := range freed {
-			c.freed = append(c.freed, freedBody{lsn: org.LSN(f), after: after})
-		}
+		c.noteFreed(freed, recs[0].LSN, after)
 		if special {
 			switch r := recs[n-1]; r.Kind {
 			case journal.KindMarker:
@@ -122,26 +120,14 @@ func (c *dbCopy) housekeep(ctx context.Context) {
 	}
 }
 
-// punchFreed gives back the space of bodies whose removal survives a crash.
+// punchFreed gives back the space of bodies whose removal survives a crash and
+// that need not be kept.
 func (c *dbCopy) punchFreed() {
-	durable := c.index().Durable()
-	c.applyMu.Lock()
-	var due []freedBody
-	n := 0
-	for _, f := range c.freed {
-		if f.after <= durable {
-			due = append(due, f)
-		} else {
-			c.freed[n] = f
-			n++
-		}
-	}
-	c.freed = c.freed[:n]
-	c.applyMu.Unlock()
+	due := c.takeFreed(min(c.index().Durable(), c.keepFrom()))
 	lsns := make([]org.LSN, 0, len(due))
-	for _, f := range due {
-		if f.lsn >= c.jn.Start() && c.bodyDead(f.lsn) {
-			lsns = append(lsns, f.lsn)
+	for _, lsn := range due {
+		if lsn >= c.jn.Start() && c.bodyDead(lsn) {
+			lsns = append(lsns, lsn)
 		}
 	}
 	if err := c.jn.Punch(lsns...); err != nil {

@@ -52,6 +52,11 @@ type CopyRow struct {
 	Repairs    uint64           `json:"repairs" col:"-"`
 	Blocked    bool             `json:"activation_suspended" col:"-"`
 	Network    string           `json:"network,omitempty" col:"-"`
+	Lag        string           `json:"lag,omitempty" col:"LAG"`
+	ReplayLag  time.Duration    `json:"replay_lag,omitempty" col:"-"`
+	LagNow     time.Duration    `json:"replay_lag_now,omitempty" col:"-"`
+	LagWhy     string           `json:"replay_lag_why,omitempty" col:"-"`
+	Truncation time.Duration    `json:"truncation_lag,omitempty" col:"-"`
 	Reason     string           `json:"reason,omitempty" col:"REASON"`
 }
 
@@ -201,7 +206,8 @@ func (k *Keeper) copyRows(only org.DatabaseName) []CopyRow {
 			generated = st.Generated
 		}
 		for _, c := range def.Copies {
-			r := CopyRow{Database: def.Name, Server: c.Server, Volume: c.Volume, Preference: c.Preference, InSync: m.IsInSync(c.Server), Blocked: c.ActivationSuspended, State: org.CopyServiceDown}
+			r := CopyRow{Database: def.Name, Server: c.Server, Volume: c.Volume, Preference: c.Preference, InSync: m.IsInSync(c.Server), Blocked: c.ActivationSuspended, State: org.CopyServiceDown,
+				ReplayLag: c.ReplayLag, Truncation: c.TruncationLag}
 			st, ok := k.peerStatus(c.Server, def.Name)
 			if ok {
 				st.Generated = max(st.Generated, generated)
@@ -215,6 +221,10 @@ func (k *Keeper) copyRows(only org.DatabaseName) []CopyRow {
 			}
 			if ok && k.heard(c.Server) {
 				r.State, r.Reason = st.State, st.Reason
+				r.Lag, r.LagNow, r.LagWhy = lagText(st), st.ReplayLagNow, st.ReplayLagWhy
+				if r.Reason == "" {
+					r.Reason = st.ReplayLagWhy
+				}
 			}
 			rows = append(rows, r)
 		}
@@ -538,7 +548,7 @@ func (k *Keeper) verifyCommand(ctx context.Context, in verifyCopies) ([]Verified
 		return nil, k.noDatabase(in.Database)
 	}
 	for _, v := range out {
-		if v.Result != "identical" {
+		if !v.Compared() {
 			return out, kind.Errorf(kind.Corrupt, "copies are not identical: %s on %s: %s", v.Database, v.Server, v.Result)
 		}
 	}

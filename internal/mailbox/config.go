@@ -69,6 +69,8 @@ type Config struct {
 	SeedsPerSource  int `toml:"seeds_per_source" doc:"how many of them from one server" default:"2"`
 	// CopiesPerVolume is how many copies should share a volume.
 	CopiesPerVolume int `toml:"copies_per_volume" doc:"how many copies should share a volume; more are a problem that volume check names" default:"8"`
+	// LagMaxDelay is how long playing down a lagged copy waits for a slow disk.
+	LagMaxDelay time.Duration `toml:"replay_lag_max_delay" doc:"how long a lagged copy waits for a slow disk before it replays without its lag as copies are missing; negative for not at all" default:"24h"`
 	// KeepLeftovers holds the reclaimer back.
 	KeepLeftovers bool `toml:"keep_leftovers" doc:"keep for ever what was set aside on volumes; otherwise it is removed after 1, 2 or 14 days, see operating.md"`
 	// DuplicateWindow is how long a mailbox remembers what was delivered to it,
@@ -102,8 +104,12 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.SeedsInParallel, 10)
 	orDefault(&c.SeedsPerSource, 2)
 	orDefault(&c.CopiesPerVolume, 8)
+	orDefault(&c.LagMaxDelay, 24*time.Hour)
 	return c
 }
+
+// lagMaxDelay is LagMaxDelay as lag.Rules have it.
+func (c Config) lagMaxDelay() time.Duration { return max(0, c.LagMaxDelay) }
 
 // cacheSize is CacheSize, or what suits the machine.
 func (c Config) cacheSize() int64 {

@@ -57,6 +57,9 @@ type dbCopy struct {
 	applyMu lock.Mutex
 	freed   []freedBody // guarded by applyMu: bodies to punch once the index is durable
 	trims   []freedBody // guarded by applyMu: log to drop once the index is durable
+	// unlisted is where the log begins whose freed bodies are not in freed, as
+	// there were too many; 0 for none. Guarded by applyMu.
+	unlisted org.LSN
 
 	mu     sync.Mutex // guards the fields below
 	def    org.Database
@@ -92,6 +95,7 @@ type dbCopy struct {
 	repairs  atomic.Uint64
 	lastTime atomic.Int64 // of the newest record that was applied, Unix nanoseconds; 0: not known
 	markers  markerBook
+	late     *lateness
 	kick     chan struct{} // buffered: the role may have to change
 	hub      hub
 }
@@ -108,7 +112,7 @@ func newCopy(k *Keeper, def org.Database, v *volume) *dbCopy {
 		log:   k.deps.Log.With("database", string(def.Name)),
 		kick:  make(chan struct{}, 1),
 		state: org.CopyInitializing, since: time.Now(),
-		w: newWindow(), leadCh: make(chan struct{}),
+		w: newWindow(), leadCh: make(chan struct{}), late: newLateness(),
 	}
 }
 
@@ -459,6 +463,9 @@ func (c *dbCopy) open() error {
 		return err
 	}
 	c.lastTime.Store(c.timeBefore(ix.Applied().LSN))
+	if c.late.late.Load() {
+		c.late.copied.Store(c.timeBefore(jn.End().LSN))
+	}
 	c.mu.Lock()
 	if c.crawlTo = 0; c.index().Applied().LSN == 0 {
 		c.crawlTo = c.jn.End().LSN
@@ -576,7 +583,7 @@ func (c *dbCopy) close() {
 	c.ixp.Store(nil)
 	c.w.reset()
 	c.applyMu.Lock()
-	c.freed, c.trims = nil, nil // they speak of an index that may be made anew
+	c.freed, c.trims, c.unlisted = nil, nil, 0 // they speak of an index that may be made anew
 	c.applyMu.Unlock()
 	if err := errors.Join(errs...); err != nil {
 		c.log.Warn("close copy", "err", err)
@@ -599,7 +606,12 @@ func (c *dbCopy) update(def org.Database, m org.Mount) {
 	}
 	c.maxTerm = max(c.maxTerm, m.Term)
 	c.leadMoved()
+	mine, _ := def.Copy(c.k.me)
+	if mine.ReplayLag > 0 {
+		c.late.late.Store(true)
+	}
 	c.mu.Unlock()
+	c.late.poke()
 	c.poke()
 }
 

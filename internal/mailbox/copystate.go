@@ -113,5 +113,9 @@ func (c *dbCopy) status() org.CopyStatus {
 		s.State = org.CopyFailedAndSuspended // what hangs cannot come into that state
 	}
 	s.Generated = max(s.Generated, s.Copied)
+	c.lagStatus(&s)
+	if s.ReplayLag > 0 {
+		s.ContentIndex = org.IndexHealthy // it is behind on purpose
+	}
 	return s
 }

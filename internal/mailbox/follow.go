@@ -189,7 +189,7 @@ func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.T
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	s := newStream(conn, streamStall)
-	s.unzip, h.Zip = c.k.zip(), true
+	s.unzip, h.Zip, h.Keep = c.k.zip(), true, c.late.late.Load()
 	a, err := c.greet(s, term, h)
 	if err != nil {
 		return err
@@ -345,6 +345,12 @@ func (f *follower) run(ctx context.Context) error {
 		defer f.s.c.Close()
 		f.note(f.write(inner))
 	})
+	if !f.seed {
+		wg.Go(func() {
+			defer cancel()
+			f.note(f.c.replayLate(inner))
+		})
+	}
 	if f.c.k.deps.Paths != nil && !f.whole {
 		wg.Go(func() {
 			to := f.betterPath(inner)
@@ -582,6 +588,9 @@ func (f *follower) store(ctx context.Context, q []incoming) error {
 			return err
 		}
 		f.c.w.add(piece{from: from, to: to, data: data})
+		if f.c.late.late.Load() {
+			f.c.late.noteCopied(data)
+		}
 		q = q[n:]
 	}
 	return nil
@@ -602,15 +611,19 @@ func (f *follower) retryFull(ctx context.Context, write func() error) error {
 	}
 }
 
-// apply brings the index to what is confirmed and reports how far the copy is.
+// apply brings the index to what is confirmed, unless that is to be late, and
+// reports how far the copy is.
 func (f *follower) apply(ctx context.Context) error {
 	c := f.c
 	here := c.jn.End().LSN
-	to := min(c.commitEnd(), here)
-	if err := c.applyTo(ctx, to); err != nil {
-		return err
+	if c.late.late.Load() {
+		c.w.trim(here) // what is replayed late is read from the disk
+	} else {
+		if err := c.applyTo(ctx, min(c.commitEnd(), here)); err != nil {
+			return err
+		}
+		c.w.trim(c.index().Applied().LSN)
 	}
-	c.w.trim(c.index().Applied().LSN)
 	f.mu.Lock()
 	end := f.end
 	f.mu.Unlock()

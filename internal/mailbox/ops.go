@@ -354,7 +354,9 @@ func copyOps() map[string]method {
 			}
 			return none{}, l.thaw(ctx)
 		}},
-		"Gather": opGather(),
+		"Gather":  opGather(),
+		"CatchUp": opCatchUp(),
+		"Sums":    opSums(),
 		"Reclaim": op[none, reclaimed]{"Reclaim", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, _ none) (reclaimed, error) {
 			return c.reclaim(ctx, true)
 		}},

@@ -39,7 +39,7 @@ func (c *dbCopy) reclaim(ctx context.Context, force bool) (reclaimed, error) {
 	if err != nil {
 		return reclaimed{}, err
 	}
-	res := reclaimed{Server: c.k.me, From: c.jn.Start()}
+	res := reclaimed{Server: c.k.me, From: max(c.jn.Start(), c.trimmedTo())}
 	step := org.LSN(c.k.cfg.SegmentSize) // looked at, and dropped, at once
 	res.To = min(res.From+step, c.neededFrom())
 	if res.To < res.From+step {
@@ -83,6 +83,11 @@ func (c *dbCopy) neededFrom() org.LSN {
 		st, ok := c.k.peerStatus(cp.Server, c.name)
 		if !ok || c.k.peerState(cp.Server) != "up" {
 			return 0
+		}
+		if st.ReplayLag > 0 {
+			// It drops its own log when it comes to the order to, late.
+			need = min(need, st.Copied)
+			continue
 		}
 		need = min(need, st.Replayed)
 	}
@@ -186,12 +191,23 @@ func (c *dbCopy) trimTo(r journal.Record) {
 	}
 }
 
-// dropTrimmed carries out the trims that are due.
-func (c *dbCopy) dropTrimmed() {
-	durable := c.index().Durable()
+// trimmedTo is the position before which the log is to go already, though it
+// may be kept for a while.
+func (c *dbCopy) trimmedTo() org.LSN {
 	c.applyMu.Lock()
 	defer c.applyMu.Unlock()
-	for len(c.trims) > 0 && c.trims[0].after <= durable {
+	if n := len(c.trims); n > 0 {
+		return c.trims[n-1].lsn
+	}
+	return 0
+}
+
+// dropTrimmed carries out the trims that are due.
+func (c *dbCopy) dropTrimmed() {
+	limit := min(c.index().Durable(), c.keepFrom())
+	c.applyMu.Lock()
+	defer c.applyMu.Unlock()
+	for len(c.trims) > 0 && c.trims[0].after <= limit {
 		if err := c.jn.DropBefore(c.trims[0].lsn); err != nil {
 			c.log.Warn("drop old log", "before", c.trims[0].lsn, "err", err)
 			return

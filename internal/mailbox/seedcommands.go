@@ -73,6 +73,7 @@ type setCopy struct {
 	copyArg
 	Preference int    `json:"preference" doc:"activation preference from 1 on; as it is when not given"`
 	AutoReseed string `json:"auto_reseed" enum:"on,off" doc:"whether AutoReseed may empty and seed the copy; as it is when not given"`
+	lagOrder
 }
 
 // setCopy changes what is kept of a copy.
@@ -80,15 +81,18 @@ func (k *Keeper) setCopy(ctx context.Context, in setCopy) ([]CopyRow, error) {
 	if in.Preference < 0 || in.Preference > 16 {
 		return nil, kind.Errorf(kind.Invalid, "--preference %d: want 1 to 16", in.Preference)
 	}
-	if in.Preference == 0 && in.AutoReseed == "" {
-		return nil, kind.Errorf(kind.Invalid, "give --preference or --auto-reseed")
+	if in.Preference == 0 && in.AutoReseed == "" && in.lagOrder == (lagOrder{}) {
+		return nil, kind.Errorf(kind.Invalid, "give --preference, --auto-reseed, --replay-lag or --truncation-lag")
+	}
+	if err := k.mayLag(in.copyArg, in.lagOrder); err != nil {
+		return nil, err
 	}
 	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
 		c.Preference = cmpOr(in.Preference, c.Preference)
 		if in.AutoReseed != "" {
 			c.NoAutoReseed = in.AutoReseed == "off"
 		}
-		return nil
+		return in.lagOrder.apply(c)
 	})
 	return k.copyRows(in.Database), err
 }
@@ -96,7 +100,8 @@ func (k *Keeper) setCopy(ctx context.Context, in setCopy) ([]CopyRow, error) {
 // seedCommands are the entries about seeding.
 func seedCommands(k *Keeper) []command.Command {
 	return []command.Command{
-		command.New(command.Command{Noun: "copy", Verb: "set", Short: "Change the activation preference of a copy, or keep AutoReseed off it", Changes: true,
+		command.New(command.Command{Noun: "copy", Verb: "set", Short: "Change the activation preference of a copy, its replay lag, or keep AutoReseed off it", Changes: true,
+			Long:    "A copy with a replay lag takes log at once, so it may be in sync, and replays it so much later: postern mailbox restore takes from it what was destroyed since. It is not activated by itself unless --activatable is given.",
 			Example: "postern copy set DB01 MBX3 --auto-reseed off"}, k.setCopy),
 		command.New(command.Command{Noun: "copy", Verb: "seeds", Short: "Show seeds with their rate and the time left", Roles: readers},
 			func(_ context.Context, _ command.None) ([]Seed, error) { return k.Seeds(), nil }),

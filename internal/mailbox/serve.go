@@ -66,7 +66,7 @@ func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Con
 	if p := k.deps.Paths; h.Zip && p != nil && p.Compresses(peer, conn, h.Seed || int64(c.jn.End().LSN)-int64(pos.LSN) > seedBehind) {
 		s.zip = k.zip()
 	}
-	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos, whole: h.Whole}).run(inside)
+	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos, whole: h.Whole, keep: h.Keep}).run(inside)
 	k.deps.Log.Debug("log stream ended", "database", h.Database, "peer", peer, "err", err)
 }
 
@@ -163,6 +163,7 @@ type feed struct {
 	pos  journal.Position
 	// whole sends, without a leader, all that is in the log.
 	whole bool
+	keep  bool // also bodies that nobody needs here
 }
 
 func (f *feed) run(ctx context.Context) error {
@@ -287,7 +288,11 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 	if f.pos.LSN >= f.c.jn.End().LSN {
 		return false, nil
 	}
-	ch, err := f.c.jn.Chunk(f.pos.LSN, frameBytes, f.c.bodyDead)
+	dead := f.c.bodyDead
+	if f.keep {
+		dead = nil
+	}
+	ch, err := f.c.jn.Chunk(f.pos.LSN, frameBytes, dead)
 	if kind.Is(err, kind.Corrupt) {
 		return true, f.c.repair(ctx, f.pos.LSN, err)
 	}

@@ -51,6 +51,9 @@ type hello struct {
 	Whole bool `cbor:"6,keyasint,omitempty"`
 	// Zip tells that compressed frames can be read here.
 	Zip bool `cbor:"7,keyasint,omitempty"`
+	// Keep asks for bodies that nobody needs any more, as far as they are still
+	// there: this copy shows what was there some time ago.
+	Keep bool `cbor:"8,keyasint,omitempty"`
 }
 
 // accept answers hello.

@@ -29,6 +29,7 @@ type agreed struct {
 	rev     int64
 	changed chan struct{}
 	servers map[org.ServerName]*alone
+	heard   bool // servers hear of each other
 }
 
 func newAgreed() *agreed {
@@ -170,10 +171,22 @@ func (s *alone) Sync(context.Context) error {
 }
 
 func (s *alone) Quorum() bool                       { return true } // it does not know better for a while
-func (s *alone) Peers() []cluster.Peer              { return nil }
 func (s *alone) Dead(org.ServerName) (string, bool) { return "", false }
 func (s *alone) Alive(org.ServerName) bool          { return true }
-func (s *alone) LeaseValid() bool                   { return !s.isCut() }
+
+// Peers are the other servers, all up, where they are to be heard of at all.
+func (s *alone) Peers() (all []cluster.Peer) {
+	s.a.mu.Lock()
+	defer s.a.mu.Unlock()
+	for name := range s.a.servers {
+		if s.a.heard && name != s.name {
+			all = append(all, cluster.Peer{Server: name, State: cluster.PeerUp})
+		}
+	}
+	return all
+}
+
+func (s *alone) LeaseValid() bool { return !s.isCut() }
 func (s *alone) Conn(org.ServerName) (*grpc.ClientConn, error) {
 	return nil, kind.Errorf(kind.Busy, "no calls here")
 }

@@ -201,6 +201,10 @@ type Copy struct {
 	SuspendedBy string `json:"suspended_by,omitempty"`
 	// NoAutoReseed keeps AutoReseed off the copy.
 	NoAutoReseed bool `json:"no_auto_reseed,omitempty"`
+	// ReplayLag is how old log has to be before the copy replays it, 0 for at
+	// once; TruncationLag how much longer it keeps what was removed.
+	ReplayLag     time.Duration `json:"replay_lag,omitempty"`
+	TruncationLag time.Duration `json:"truncation_lag,omitempty"`
 }
 
 // ByAutoReseed is the SuspendedBy of a copy that AutoReseed suspended.
@@ -325,6 +329,11 @@ type CopyStatus struct {
 	Since  int64      `json:"since,omitempty" cbor:"26,keyasint,omitempty"`
 	// SeedCount is the last ordered seed that was begun.
 	SeedCount int `json:"seed_count,omitempty" cbor:"27,keyasint,omitempty"`
+	// ReplayLag is the lag that is set, ReplayLagNow how far back the index can
+	// show the mailboxes now, and ReplayLagWhy why these differ.
+	ReplayLag    time.Duration `json:"replay_lag,omitempty" cbor:"28,keyasint,omitempty"`
+	ReplayLagNow time.Duration `json:"replay_lag_now,omitempty" cbor:"29,keyasint,omitempty"`
+	ReplayLagWhy string        `json:"replay_lag_why,omitempty" cbor:"30,keyasint,omitempty"`
 }
 
 // IndexState is the state of a copy's search index (Exchange: ContentIndexState).

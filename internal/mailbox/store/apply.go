@@ -64,6 +64,17 @@ func addOps(b *pebble.Batch, ops []byte, freed []Freed) ([]Freed, error) {
 	return freed, err
 }
 
+// FreedBy are the bodies that the operations of a change free.
+func FreedBy(ops []byte) (freed []Freed, err error) {
+	err = eachOp(ops, func(o op) error {
+		if o.code != opSet && o.code != opDeleteRange && o.key[0] == kBody {
+			freed = append(freed, Freed(be.Uint64(o.key[1:])))
+		}
+		return nil
+	})
+	return freed, err
+}
+
 func (ix *Index) commit(b *pebble.Batch, at journal.Position) error {
 	if err := ix.health(); err != nil {
 		return err
