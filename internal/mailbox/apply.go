@@ -100,6 +100,9 @@ func (c *dbCopy) housekeep(ctx context.Context) {
 	for sleep(ctx, time.Second) {
 		c.vol.refresh(c.k.deps.Events)
 		c.holdSeeded(ctx)
+		if err := c.keepCheckpoints(time.Now()); err != nil {
+			c.log.Warn("keep checkpoints", "err", err)
+		}
 		at := c.index().Applied().LSN
 		due := int64(at-flushed) >= c.k.cfg.FlushEvery || at > flushed && time.Since(last) >= c.k.cfg.ReclaimInterval
 		if !due {

@@ -124,7 +124,7 @@ type scrubCopy struct {
 // Commands are the room's entries of the command table. k may be nil for
 // listing them.
 func Commands(k *Keeper) []command.Command {
-	return slices.Concat(databaseCommands(k), volumeCommands(k), seedCommands(k))
+	return slices.Concat(databaseCommands(k), volumeCommands(k), seedCommands(k), []command.Command{recoverCommand(k)})
 }
 
 // databaseCommands are the entries about databases and their copies.

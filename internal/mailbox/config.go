@@ -15,6 +15,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -71,6 +72,10 @@ type Config struct {
 	CopiesPerVolume int `toml:"copies_per_volume" doc:"how many copies should share a volume; more are a problem that volume check names" default:"8"`
 	// LagMaxDelay is how long playing down a lagged copy waits for a slow disk.
 	LagMaxDelay time.Duration `toml:"replay_lag_max_delay" doc:"how long a lagged copy waits for a slow disk before it replays without its lag as copies are missing; negative for not at all" default:"24h"`
+	// CheckpointEvery is the time from one kept checkpoint of an index to the next.
+	CheckpointEvery time.Duration `toml:"checkpoint_every" doc:"time between two kept checkpoints of each index, from which postern mailbox recover shows mailboxes as they were; 0 for none" default:"0s"`
+	// CheckpointKeep is how far back kept checkpoints go.
+	CheckpointKeep time.Duration `toml:"checkpoint_keep" doc:"how far back kept checkpoints go; what is removed meanwhile stays on the disk" default:"24h"`
 	// KeepLeftovers holds the reclaimer back.
 	KeepLeftovers bool `toml:"keep_leftovers" doc:"keep for ever what was set aside on volumes; otherwise it is removed after 1, 2 or 14 days, see operating.md"`
 	// DuplicateWindow is how long a mailbox remembers what was delivered to it,
@@ -105,6 +110,7 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.SeedsPerSource, 2)
 	orDefault(&c.CopiesPerVolume, 8)
 	orDefault(&c.LagMaxDelay, 24*time.Hour)
+	orDefault(&c.CheckpointKeep, 24*time.Hour)
 	return c
 }
 
@@ -143,6 +149,9 @@ func (c Config) Validate() error {
 	}
 	if d.SeedsInParallel < 1 || d.SeedsPerSource < 1 || d.CopiesPerVolume < 1 {
 		return fmt.Errorf("mailbox seeds_in_parallel %d, seeds_per_source %d, copies_per_volume %d: must be at least 1", d.SeedsInParallel, d.SeedsPerSource, d.CopiesPerVolume)
+	}
+	if d.CheckpointEvery < 0 || d.CheckpointEvery > 0 && (d.CheckpointEvery < time.Minute || d.CheckpointKeep < d.CheckpointEvery || d.CheckpointKeep > checkpointsMost*d.CheckpointEvery) {
+		return fmt.Errorf("mailbox checkpoint_every %s, checkpoint_keep %s: want 0, or at least 1m, kept for 1 to %d times that", d.CheckpointEvery, d.CheckpointKeep, checkpointsMost)
 	}
 	if d.SegmentSize < 64<<10 {
 		return fmt.Errorf("mailbox segment_size %d: must be at least 65536", d.SegmentSize)
@@ -184,6 +193,9 @@ type Deps struct {
 	// Paths chooses among the networks to another server; nil where there is
 	// one way only.
 	Paths Paths
+	// Mailbox tells where the mailbox of an address is, for postern mailbox
+	// recover; nil: nowhere.
+	Mailbox func(mail.Address) (org.MailboxRef, bool)
 	// Fast shortens the pauses between looks at volumes, for tests.
 	Fast bool
 	// Permission tells whether copies here may lead; nil: they may.

@@ -96,8 +96,10 @@ type dbCopy struct {
 	lastTime atomic.Int64 // of the newest record that was applied, Unix nanoseconds; 0: not known
 	markers  markerBook
 	late     *lateness
-	kick     chan struct{} // buffered: the role may have to change
-	hub      hub
+	// checkpoints are those kept of the index.
+	checkpoints checkpointBook
+	kick        chan struct{} // buffered: the role may have to change
+	hub         hub
 }
 
 type freedBody struct {
@@ -460,6 +462,9 @@ func (c *dbCopy) open() error {
 		return &restart{why: fmt.Sprintf("it is at position %d of another history", at.LSN), index: true}
 	}
 	if err := fs.MkdirAll(c.asideDir()); err != nil {
+		return err
+	}
+	if err := c.loadCheckpoints(); err != nil {
 		return err
 	}
 	c.lastTime.Store(c.timeBefore(ix.Applied().LSN))

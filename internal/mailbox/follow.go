@@ -189,7 +189,7 @@ func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.T
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	s := newStream(conn, streamStall)
-	s.unzip, h.Zip, h.Keep = c.k.zip(), true, c.late.late.Load()
+	s.unzip, h.Zip, h.Keep = c.k.zip(), true, c.keepsRemoved()
 	a, err := c.greet(s, term, h)
 	if err != nil {
 		return err

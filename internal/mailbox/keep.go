@@ -31,7 +31,13 @@ func (c *dbCopy) keepFrom() org.LSN {
 	if replay, truncation := c.lagSet(); truncation > 0 {
 		from = min(from, c.positionBefore(c.late.now().Add(-replay-truncation)))
 	}
-	return from
+	return min(from, c.checkpoints.oldest(), c.k.pasts.keepFrom(c))
+}
+
+// keepsRemoved tells that the copy is to show, or keep, what was removed.
+func (c *dbCopy) keepsRemoved() bool {
+	replay, truncation := c.lagSet()
+	return replay > 0 || truncation > 0 || c.k.cfg.CheckpointEvery > 0
 }
 
 // positionBefore is a position before which nothing is newer than t, not far from

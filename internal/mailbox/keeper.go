@@ -44,6 +44,7 @@ type Keeper struct {
 	seeds   seedSlots
 	zip     func() *zipper // made when it is needed first
 	leaving leaving
+	pasts   pastBook
 	// impossible counts changes of state that were refused (org.CopyMay).
 	impossible atomic.Uint64
 
@@ -96,6 +97,7 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 	for _, v := range cfg.Volumes {
 		k.volumes[v.Name] = newVolume(v, d.FS, cfg.Reserve)
 	}
+	k.pasts.open = map[string]*past{}
 	k.seeds = seedSlots{most: cfg.SeedsInParallel, perSource: cfg.SeedsPerSource, taken: map[org.DatabaseName]org.ServerName{}}
 	if d.Metrics != nil {
 		if err := d.Metrics.Register(collector{k}); err != nil {

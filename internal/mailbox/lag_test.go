@@ -52,8 +52,8 @@ func TestLagOverEightDays(t *testing.T) {
 	t.Log(string(out))
 }
 
-// moment is the active copy's index after one of its records.
-type moment struct {
+// instant is the active copy's index after one of its records.
+type instant struct {
 	at   time.Time
 	pos  journal.Position
 	sum  [32]byte
@@ -68,7 +68,7 @@ type pair struct {
 	active, late *dbCopy
 	planner      *store.Planner
 	others       *alone
-	history      []moment
+	history      []instant
 }
 
 const lagSet = 7 * 24 * time.Hour
@@ -135,7 +135,7 @@ func (p *pair) do(req any) any {
 		p.t.Fatal(err)
 	}
 	p.planner.Settled(to.LSN)
-	m := moment{at: time.Now(), pos: p.active.index().Applied(), sum: digestOf(p.t, p.active)}
+	m := instant{at: time.Now(), pos: p.active.index().Applied(), sum: digestOf(p.t, p.active)}
 	if len(pl.Body) > 0 {
 		m.body = from.LSN
 	}
@@ -181,7 +181,7 @@ func (p *pair) hours(i int) {
 // check compares the lagged index with the active one as it was a lag ago.
 func (p *pair) check(ago time.Duration) {
 	p.t.Helper()
-	want := moment{sum: sha256.Sum256(nil)}
+	want := instant{sum: sha256.Sum256(nil)}
 	for _, m := range p.history {
 		if !m.at.After(time.Now().Add(-ago)) {
 			want = m
@@ -476,3 +476,5 @@ func TestFreedUnlisted(t *testing.T) {
 		t.Errorf("%d bodies are gone, want 2; unlisted %d", gone, p.active.unlisted)
 	}
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -357,6 +357,7 @@ func copyOps() map[string]method {
 		"Gather":  opGather(),
 		"CatchUp": opCatchUp(),
 		"Sums":    opSums(),
+		"Past":    opPast(),
 		"Reclaim": op[none, reclaimed]{"Reclaim", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, _ none) (reclaimed, error) {
 			return c.reclaim(ctx, true)
 		}},

@@ -31,6 +31,7 @@ import (
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/directory"
 	"github.com/postern-mail/postern/internal/health"
+	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/node/component"
 	"github.com/postern-mail/postern/internal/notify"
@@ -111,7 +112,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	w.sites = active.NewSites(active.SitesDeps{Group: w.cluster, Fast: w.fast(), Log: w.log, Events: w.events})
 	logs, indexes := w.faults.disks()
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, FS: logs, IndexFS: indexes, Log: w.log, Events: w.events,
-		Metrics: w.metrics, Fast: w.cfg.Timers == "fast", Permission: w.sites}); err != nil {
+		Metrics: w.metrics, Mailbox: w.mailboxOf, Fast: w.cfg.Timers == "fast", Permission: w.sites}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.newNotifier()
@@ -446,4 +447,11 @@ func (j *joined) Close() error {
 		j.wg.Wait()
 	})
 	return err
+}
+
+// mailboxOf is where the mailbox of an address is, also of one that was removed
+// and can come back.
+func (w *mailWorker) mailboxOf(a mail.Address) (org.MailboxRef, bool) {
+	r, ok := w.directory.ByAddress(a)
+	return r.Ref(), ok && r.IsMailbox()
 }
