@@ -104,17 +104,22 @@ func (c *dbCopy) offerOne(ctx context.Context, r journal.Record, a store.Arrival
 		}
 		return err == nil && !got[0].Duplicate && got[0].Refused == "", err
 	}
+	var before mail.ModSeq
 	for _, f := range folders {
 		there, err := c.holds(ctx, at, f, r.Body)
 		if err != nil || there {
 			return false, err
 		}
+		before = max(before, f.HighestModSeq)
 	}
-	_, err = cl.Append(ctx, at, mail.Append{
-		Key: offerKey(r, a), Folder: target, Flags: a.Message.Flags, Keywords: a.Message.Keywords,
+	// Who appended it may have done so again, and have moved it while the folders
+	// were looked through, or removed it: under its own key this is the same
+	// change, whoever comes first.
+	got, err := cl.Append(ctx, at, mail.Append{
+		Key: cmpOr(a.Key, offerKey(r, a)), Folder: target, Flags: a.Message.Flags, Keywords: a.Message.Keywords,
 		InternalDate: a.Message.InternalDate, Body: r.Body,
 	})
-	return err == nil, err
+	return err == nil && got.ModSeq > before, err
 }
 
 // holds tells whether a folder has a message with exactly these bytes.

@@ -12,6 +12,8 @@ type Arrival struct {
 	Message mail.Message
 	// Identity is the delivery identity it came with, zero for none.
 	Identity [32]byte
+	// Key is what its append is repeated under, zero for none and for a delivery.
+	Key mail.Key
 }
 
 // Arrivals lists the messages whose body first came with the record that has
@@ -21,6 +23,7 @@ func Arrivals(ops []byte) ([]Arrival, error) {
 	fresh := map[mail.BlobID]bool{}
 	var all []Arrival
 	identities := map[seenAt][32]byte{}
+	var key mail.Key
 	err := eachOp(ops, func(o op) error {
 		if o.code != opSet {
 			return nil
@@ -40,6 +43,14 @@ func Arrivals(ops []byte) ([]Arrival, error) {
 				return err
 			}
 			all = append(all, a)
+		case kDone:
+			var row doneRow
+			if err := decode(o.val, &row, "key"); err != nil {
+				return err
+			}
+			if row.Verb == verbAppend && len(o.key) == 17 {
+				key = mail.Key(o.key[1:])
+			}
 		case kSeen:
 			var row seenRow
 			if err := decode(o.val, &row, "identity"); err != nil {
@@ -52,7 +63,7 @@ func Arrivals(ops []byte) ([]Arrival, error) {
 	out := all[:0]
 	for _, a := range all {
 		if fresh[a.Message.Blob] {
-			a.Identity = identities[seenAt{a.Mailbox, a.Message.Email}]
+			a.Identity, a.Key = identities[seenAt{a.Mailbox, a.Message.Email}], key
 			out = append(out, a)
 		}
 	}

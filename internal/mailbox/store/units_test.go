@@ -283,10 +283,14 @@ func TestArrivals(t *testing.T) {
 	if err != nil || len(got) != 2 || got[1].Mailbox != [16]byte{2} || got[0].Message.UID != 1 {
 		t.Fatalf("arrivals %+v: %v", got, err)
 	}
+	b.must(&AppendReq{Mailbox: box1(), Append: mail.Append{Key: mail.Key{7}, Folder: inbox, Body: []byte("Subject: two\r\n\r\n")}})
+	if got, err := Arrivals(b.log[len(b.log)-1].Ops); err != nil || len(got) != 1 || got[0].Key != (mail.Key{7}) {
+		t.Fatalf("arrivals %+v: %v", got, err)
+	}
 	in := b.folder(box1(), inbox)
 	b.must(&CopyReq{Mailbox: box1(), CopyRequest: mail.CopyRequest{Folder: in.ID, Target: "Sent"}})
 	b.must(&CompactReq{Records: b.log[3:4]})
-	for _, r := range b.log[4:] {
+	for _, r := range b.log[5:] {
 		if got, err := Arrivals(r.Ops); err != nil || len(got) != 0 {
 			t.Errorf("arrivals %+v: %v", got, err)
 		}
