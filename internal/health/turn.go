@@ -96,7 +96,9 @@ func (e *Engine) show(w *watched, shown org.HealthState, now time.Duration) {
 		return
 	}
 	first := w.shown == org.UnInitialized && shown == org.HealthOK
-	if !first {
+	// Who switches watching off or on is in the audit; all monitors need not repeat it.
+	off := shown == org.HealthDisabled || w.shown == org.HealthDisabled && !shown.Red()
+	if !first && !off {
 		e.say(evChanged, "%s: %s, was %s for %v%s", monitorID(w.key), shown, w.shown, (now - w.since).Round(time.Second), because(w.machine.Why()))
 	}
 	w.shown, w.since, e.dirty = shown, now, true

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -18,9 +19,10 @@ func Health(k *Keeper) health.Items {
 }
 
 func copyHealth(k *Keeper) health.Items {
+	seen := &recent{k: k}
 	look := func(f func(org.CopyStatus) (health.Reading, error)) health.Look {
 		return func(_ context.Context, db string) (health.Reading, error) {
-			all := k.Statuses()
+			all := seen.statuses()
 			i := slices.IndexFunc(all, func(s org.CopyStatus) bool { return s.Database == org.DatabaseName(db) })
 			if i < 0 {
 				return health.Reading{}, nil // removed meanwhile
@@ -32,7 +34,7 @@ func copyHealth(k *Keeper) health.Items {
 		All: func() []string {
 			var out []string
 			if k != nil {
-				for _, s := range k.Statuses() {
+				for _, s := range seen.statuses() {
 					out = append(out, string(s.Database))
 				}
 			}
@@ -71,6 +73,28 @@ func copyHealth(k *Keeper) health.Items {
 			return r, nil
 		}),
 	})
+}
+
+// recent keeps the statuses of the copies for a moment: many probes ask for each
+// of them.
+type recent struct {
+	k *Keeper
+
+	mu  sync.Mutex // guards the rest
+	at  time.Time
+	all []org.CopyStatus
+}
+
+// recentFor is how old what probes see may be.
+const recentFor = 900 * time.Millisecond
+
+func (r *recent) statuses() []org.CopyStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); r.at.IsZero() || now.Sub(r.at) >= recentFor {
+		r.all, r.at = r.k.Statuses(), now
+	}
+	return r.all
 }
 
 // singleCopies are the databases active here whose mount row knows one copy in

@@ -14,10 +14,11 @@ import (
 // read, and whether what they were given is confirmed. Neither writes anything,
 // so an idle disk stays idle. k may be nil.
 func storeHealth(k *Keeper) health.Items {
+	seen := &recent{k: k}
 	active := func() []string {
 		var out []string
 		if k != nil {
-			for _, s := range k.Statuses() {
+			for _, s := range seen.statuses() {
 				if s.State == org.CopyMounted {
 					out = append(out, string(s.Database))
 				}

@@ -155,25 +155,32 @@ func (d *deep) inbox(ctx context.Context, addr string, implicit bool, b director
 	if t, err = connect(ctx, addr, d.atOnce(implicit)); err != nil {
 		return nil, 0, err
 	}
-	defer func() {
-		if err != nil {
-			t.close()
-		}
-	}()
-	greeting, err := t.line()
-	if err != nil || !strings.HasPrefix(greeting, "* OK") {
-		return nil, 0, fmt.Errorf("greeting is %q: %w", greeting, err)
+	if n, err = t.enter(ctx, d.later(implicit), b); err != nil {
+		t.close()
+		return nil, 0, err
 	}
-	if !implicit {
+	return t, n, nil
+}
+
+// enter logs in and selects INBOX, with TLS before where that has not begun.
+func (t *talk) enter(ctx context.Context, secure *tls.Config, b directory.HealthBox) (n int, err error) {
+	greeting, err := t.line()
+	if err != nil {
+		return 0, fmt.Errorf("greeting: %w", err)
+	}
+	if !strings.HasPrefix(greeting, "* OK") {
+		return 0, fmt.Errorf("greeting is %q", greeting)
+	}
+	if secure != nil {
 		if _, err := t.imap("STARTTLS"); err != nil {
-			return nil, 0, err
+			return 0, err
 		}
-		if err := t.secure(ctx, d.tls); err != nil {
-			return nil, 0, err
+		if err := t.secure(ctx, secure); err != nil {
+			return 0, err
 		}
 	}
 	if _, err := t.imap("LOGIN " + b.Address.String() + " " + b.Password); err != nil {
-		return nil, 0, err
+		return 0, err
 	}
 	lines, err := t.imap("SELECT INBOX")
 	for _, l := range lines {
@@ -181,7 +188,7 @@ func (d *deep) inbox(ctx context.Context, addr string, implicit bool, b director
 			n, _ = strconv.Atoi(f[1]) // 0 where it is no number
 		}
 	}
-	return t, n, err
+	return n, err
 }
 
 // flowDoors are the doors that mail goes through on this server.

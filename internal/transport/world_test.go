@@ -245,7 +245,8 @@ func (w *world) start() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	events := event.NewLog(log)
-	w.dir = directory.New(agreed{w.group}, directory.Options{Store: w.store, Log: log, Events: events, HashMemory: 64, HashPasses: 1})
+	w.dir = directory.New(agreed{w.group}, directory.Options{Store: w.store, Log: log, Events: events, HashMemory: 64, HashPasses: 1,
+		Health: directory.HealthOptions{Secret: []byte("health")}})
 	m, err := New(Config{Dir: "queue", SegmentSize: 1 << 20, Reserve: 1 << 20, Hostname: "mx.red.example", Private: true, Drain: conf.Duration(time.Second),
 		DNS: DNSConfig{Servers: []string{"127.0.0.1:9"}}},
 		Deps{Group: w.group, Store: w.store, Delivered: w.store.delivered, DuplicateWindow: 120 * time.Hour, Directory: w.dir, Version: "test",

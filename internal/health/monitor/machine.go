@@ -179,9 +179,10 @@ func (m *Machine) Anew(now Moment) {
 	}
 }
 
-// silent tells whether no result came for longer than can be explained.
+// silent tells whether no result came for longer than can be explained. While a
+// monitor was held back nothing was looked at.
 func (m *Machine) silent(d Definition, now Moment) bool {
-	return now-m.heard > max(3*d.Interval, leastSilence/max(d.Stretch, 1))
+	return now-max(m.heard, m.anew) > max(3*d.Interval, leastSilence/max(d.Stretch, 1))
 }
 
 // State is the state on the ladder and since when it is so.
