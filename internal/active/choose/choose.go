@@ -106,7 +106,7 @@ func (q Question) excludes(c Candidate) string {
 		return "activation policy of its server is IntrasiteOnly and it is in another site"
 	case c.MaximumActive > 0 && c.ActiveNow >= c.MaximumActive:
 		return fmt.Sprintf("its server has the most active databases it may, %d", c.MaximumActive)
-	case q.Purpose != Failover && !named && !q.Skip.Maximum && c.overPreferred():
+	case q.comfort() && !named && !q.Skip.Maximum && c.overPreferred():
 		return fmt.Sprintf("its server has as many active databases as preferred, %d", c.MaximumPreferred)
 	case q.Purpose != Failover && !c.InSync && q.Dial == "":
 		return "it is not in sync"
@@ -125,11 +125,15 @@ func (q Question) excludesState(c Candidate, named bool) string {
 		return fmt.Sprintf("%d log generations wait for replay there, clients would wait for them (--skip-lag)", c.ReplayQueue)
 	case q.SourceServes && !q.Skip.Active && len(q.Seeds) > 0 && q.Purpose != HealthMove:
 		return fmt.Sprintf("the active copy is the source of a seed of %s (--skip-active)", q.Seeds[0])
-	case c.BackOff > 0 && q.Purpose != Failover && !named && !q.Skip.Suppression:
+	case c.BackOff > 0 && q.comfort() && !named && !q.Skip.Suppression:
 		return c.backOff()
 	}
 	return ""
 }
+
+// comfort tells that clients are served meanwhile: only then may a database stay
+// where it is, or lose nothing but a better place, for a limit that is soft.
+func (q Question) comfort() bool { return q.Purpose != Failover && q.SourceServes }
 
 // named tells that a person, or a plan, said that it has to be this one.
 func (q Question) named(c Candidate) bool { return q.To == c.Server && q.Purpose != Rebalance }
@@ -153,7 +157,7 @@ func (q Question) refusesLoss(c Candidate) string {
 		return "dial BestEffort counts only for a move by hand"
 	case c.Missing > dial.MissingAllowed():
 		return fmt.Sprintf("%d log generations missing, dial %s allows %d", c.Missing, dial, dial.MissingAllowed())
-	case !q.SourceFenced:
+	case !q.SourceFenced || q.SourceServes:
 		return "not in sync, and " + string(q.Source) + " may still confirm changes"
 	}
 	return ""

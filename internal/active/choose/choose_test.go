@@ -59,7 +59,10 @@ func TestChoose(t *testing.T) {
 		{"preferred maximum only ranks in a failover",
 			Question{Purpose: Failover, Source: "M1", Candidates: []Candidate{with(healthy("M2", 2, true), func(c *Candidate) { c.MaximumPreferred, c.ActiveNow = 1, 1 })}}, "M2", false, ""},
 		{"preferred maximum excludes in a switchover",
-			Question{Purpose: Switchover, Source: "M1", Candidates: []Candidate{with(healthy("M2", 2, true), func(c *Candidate) { c.MaximumPreferred, c.ActiveNow = 1, 1 })}}, "", false, "preferred"},
+			Question{Purpose: Switchover, Source: "M1", SourceServes: true, Candidates: []Candidate{with(healthy("M2", 2, true), func(c *Candidate) { c.MaximumPreferred, c.ActiveNow = 1, 1 })}}, "", false, "preferred"},
+		{"preferred maximum costs no mail where nobody is served",
+			Question{Purpose: Switchover, Source: "M1", SourceFenced: true, Dial: org.DialBestEffort, Candidates: []Candidate{
+				with(healthy("M2", 2, true), func(c *Candidate) { c.MaximumPreferred, c.ActiveNow = 1, 1 }), healthy("M3", 1, false)}}, "M2", false, "not M3"},
 		{"switchover takes no copy out of sync",
 			Question{Purpose: Switchover, Source: "M1", Candidates: []Candidate{healthy("M2", 2, false)}}, "", false, "not in sync"},
 		{"named target",
