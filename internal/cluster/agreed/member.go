@@ -93,6 +93,7 @@ func Start(cfg Config, peers, clients net.Listener) (*Member, error) {
 	}
 	m.srv.Start()
 	m.client = v3client.New(m.srv)
+	m.client.KV = guarded{m.client.KV, m.srv.StoppingNotify()}
 	m.http = &http.Server{Handler: etcdhttp.NewPeerHandler(sc.Logger, m.srv), ReadHeaderTimeout: 10 * time.Second, ErrorLog: discard()}
 	m.grpc = v3rpc.Server(m.srv, nil, nil)
 	m.wg.Go(func() { m.http.Serve(peers) })
