@@ -12,11 +12,12 @@ import (
 )
 
 type drillArgs struct {
-	Exercise string           `json:"exercise" arg:"1" required:"true" enum:"move,kill-worker,maintenance" doc:"what is exercised"`
-	Server   org.ServerName   `json:"server" complete:"server list" doc:"server of kill-worker and maintenance"`
+	Exercise string           `json:"exercise" arg:"1" required:"true" enum:"move,kill-worker,maintenance,failover" doc:"what is exercised"`
+	Server   org.ServerName   `json:"server" complete:"server list" doc:"server of all but a move"`
 	Database org.DatabaseName `json:"database" complete:"database list" doc:"database of a move"`
 	To       org.ServerName   `json:"to" complete:"server list" doc:"target of a move; a copy in sync when not given"`
 	Allowed  time.Duration    `json:"max_unavailable" default:"5s" doc:"how long clients may wait; at twice that the drill ends"`
+	Allow    string           `json:"allow" enum:",failover" doc:"failover: people may notice it"`
 	Why      string           `json:"why" doc:"reason, for the report"`
 }
 
@@ -46,8 +47,10 @@ type DrillRow struct {
 // DrillReport is a report with what a check of it found.
 type DrillReport struct {
 	drill.Report
-	Sum      string   `json:"sum"`
-	Verified []string `json:"verified,omitempty"`
+	Sum string `json:"sum"`
+	// SignedWith is the SHA-256 of the certificate.
+	SignedWith string   `json:"signed_with"`
+	Verified   []string `json:"verified,omitempty"`
 }
 
 // drillCommands exercise failures and show what was found.
@@ -64,7 +67,7 @@ func drillCommands(m *Manager) []command.Command {
 			Changes: true, Dangerous: true, Stream: true,
 			Long: "Refused unless every database concerned is in sync on three servers, votes are to spare, every server is there and nothing critical is red. " +
 				"While it runs, clients on up to two other servers write and read a mailbox of their own; what takes longer than twice --max-unavailable ends the drill and is taken back. " +
-				"The report is signed and names the sum of the one before it.",
+				"The report is signed and names the sum of the one before it; a drill that ended before its time has one too.",
 			Example: "postern drill run maintenance --server MBX2 --wait"},
 			func(ctx context.Context, in drillRunArgs) (PlanDetails, error) {
 				p, err := m.drillPlan(ctx, in.order(ctx))
@@ -87,7 +90,7 @@ func drillCommands(m *Manager) []command.Command {
 }
 
 func (in drillArgs) order(ctx context.Context) drill.Order {
-	return drill.Order{Exercise: in.Exercise, Server: in.Server, Database: in.Database, To: in.To, Allowed: in.Allowed,
+	return drill.Order{Exercise: in.Exercise, Server: in.Server, Database: in.Database, To: in.To, Allowed: in.Allowed, Allow: in.Allow,
 		By: command.CallerOf(ctx).Name, Why: in.Why}
 }
 
@@ -97,7 +100,7 @@ func (m *Manager) drillReport(in drillReportArgs) (DrillReport, error) {
 		if r.ID != in.ID {
 			continue
 		}
-		out := DrillReport{Report: r}
+		out := DrillReport{Report: r, SignedWith: "certificate " + r.Fingerprint()}
 		var err error
 		if out.Sum, err = r.Sum(); err != nil || !in.Verify {
 			return out, err

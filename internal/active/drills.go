@@ -58,7 +58,8 @@ type meters struct {
 // measurePause is how often a server looks whether it has to measure.
 const measurePause = time.Second
 
-// RunDrills measures, while a drill asks this server to, until ctx ends.
+// RunDrills measures, while a drill asks this server to, and begins those that
+// are scheduled, until ctx ends.
 func (m *Manager) RunDrills(ctx context.Context) error {
 	if m.deps.Plans.Store == nil {
 		<-ctx.Done() // a witness has no mailboxes
@@ -69,9 +70,14 @@ func (m *Manager) RunDrills(ctx context.Context) error {
 	defer func() { run.end() }()
 	tick := time.NewTicker(measurePause)
 	defer tick.Stop()
+	var looked time.Time
 	for {
 		changed := m.group.Changed()
 		run.look(ctx)
+		if time.Since(looked) >= scheduleEvery {
+			looked = time.Now()
+			m.schedules(ctx, looked)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

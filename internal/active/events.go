@@ -19,6 +19,7 @@ var (
 	evReseedDone    = event.Define(1333, "reseed_done", slog.LevelInfo, "AutoReseed is done with a volume: its copies are healthy and in sync.", "", 1331)
 	evPlan          = event.Define(1320, "plan", slog.LevelInfo, "A plan begins, goes on, or has ended.", "Look at its steps: postern plan show ID.")
 	evPlanHeld      = event.Define(1321, "plan_held", slog.LevelWarn, "A plan waits: a step did not come about, or something is in doubt.", "Look at the reason, postern plan show ID; then postern plan resume ID or postern plan abort ID.")
+	evDrill         = event.Define(1345, "drill", slog.LevelInfo, "A scheduled drill begins, or may not begin now.", "Look at the reason: postern drill schedule list.")
 	evHolds         = event.Define(1340, "dac_holds", slog.LevelError, "This server mounts no database, because it does not know whether the others of the group went on without it.", "Start the servers it names, or mend the network. If they are lost: postern site stop SITE for theirs, or postern site start SITE --confirm for this one (docs/operating.md, Sites).")
 	evMayLead       = event.Define(1343, "dac_allows", slog.LevelInfo, "This server may mount databases again.", "", 1340)
 	evPlanFailed    = event.Define(1322, "plan_failed", slog.LevelError, "A plan failed, and what it did is taken back.", "Look at the reason: postern plan show ID.")

@@ -116,6 +116,13 @@ func (w *mailWorker) program(ctx context.Context) error {
 					w.log.Warn("the drill did not end this worker", "error", err)
 				}
 			}
+			if w.ordered(org.OrderFreezeWorker) {
+				// A drill. The host ends this worker as one that hangs.
+				w.log.Warn("a drill freezes this worker")
+				if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+					w.log.Warn("the drill did not freeze this worker", "error", err)
+				}
+			}
 			// What does not even tell its version is not put in place of what runs.
 			if w.ordered(org.OrderReexecute) && file.fault == "" && time.Since(asked) > askAgain {
 				asked = time.Now()

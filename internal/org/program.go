@@ -18,7 +18,7 @@ type Program struct {
 // HostOrder is what the host of a server is asked to do; row orders/<server>. It
 // is for one run of the server: after the next start it is history.
 type HostOrder struct {
-	Do   string    `json:"do"` // OrderReexecute, OrderKillWorker
+	Do   string    `json:"do"` // OrderReexecute, OrderKillWorker, OrderFreezeWorker
 	Boot string    `json:"boot"`
 	At   time.Time `json:"at"`
 	By   string    `json:"by,omitempty"`
@@ -33,6 +33,10 @@ const OrderReexecute = "re-execute"
 
 // OrderKillWorker has the mail worker end itself without warning, for a drill.
 const OrderKillWorker = "kill-worker"
+
+// OrderFreezeWorker has the mail worker stop where it is, for a drill: it neither
+// answers nor ends until its host ends it.
+const OrderFreezeWorker = "freeze-worker"
 
 // HostOrderKey is the row of what a server's host is asked to do.
 func HostOrderKey(s ServerName) string { return "orders/" + string(s) }

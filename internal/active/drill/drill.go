@@ -19,8 +19,12 @@ const KindName = "drill"
 const (
 	Move        = "move"        // a database moves away and back
 	KillWorker  = "kill-worker" // the mail worker of a server ends without warning
+	Failover    = "failover"    // the mail worker of a server hangs, and other servers take its databases
 	Maintenance = "maintenance" // a server goes out of service and comes back
 )
+
+// Exercises are all of them.
+func Exercises() []string { return []string{Move, KillWorker, Maintenance, Failover} }
 
 // Names of the steps that are not maintenance's.
 const (
@@ -29,6 +33,9 @@ const (
 	StepMove    = "move database"
 	StepBack    = "move it back"
 	StepKill    = "kill mail worker"
+	StepFreeze  = "freeze mail worker"
+	StepAway    = "databases elsewhere"
+	StepReturn  = "another mail worker"
 	StepSettle  = "settle"
 	StepReport  = "report"
 )
@@ -54,6 +61,12 @@ type Order struct {
 	// Databases are measured, by Meters.
 	Databases []org.DatabaseName `json:"databases,omitempty"`
 	Meters    []org.ServerName   `json:"meters,omitempty"`
+	// Allow names what has to be allowed by name: a failover.
+	Allow string `json:"allow,omitempty"`
+	// Schedule is whose drill this is, empty for a person's.
+	Schedule string `json:"schedule,omitempty"`
+	// Active is where databases were active when the drill was ordered.
+	Active map[org.DatabaseName]org.ServerName `json:"active_before,omitempty"`
 	// Before is the sum of the rows when the drill was ordered.
 	Before string `json:"rows_before,omitempty"`
 }
@@ -63,6 +76,10 @@ type Order struct {
 func Complete(f maintain.Facts, o Order) (Order, error) {
 	if o.Allowed <= 0 {
 		o.Allowed = DefaultAllowed
+	}
+	o.Active = map[org.DatabaseName]org.ServerName{}
+	for _, d := range f.Databases {
+		o.Active[d.Name] = d.Active
 	}
 	switch o.Exercise {
 	case Move:
@@ -78,13 +95,18 @@ func Complete(f maintain.Facts, o Order) (Order, error) {
 		if o.To == "" || o.To == d.Active || !slices.Contains(d.InSync, o.To) {
 			return o, kind.Errorf(kind.Conflict, "%s has no other copy in sync that it could move to", d.Name)
 		}
-	case KillWorker, Maintenance:
+	case KillWorker, Maintenance, Failover:
 		if !slices.ContainsFunc(f.Servers, func(s maintain.Server) bool { return s.Name == o.Server && !s.Witness }) {
 			return o, kind.WithHint(kind.Errorf(kind.NotFound, "there is no mail server %q", o.Server), "postern server list")
 		}
-		o.Databases = concerned(f, o.Server)
+		if o.Databases = concerned(f, o.Server); o.Exercise == Failover {
+			o.Databases = slices.DeleteFunc(o.Databases, func(db org.DatabaseName) bool { return o.Active[db] != o.Server })
+			if o.Allow != Failover {
+				return o, kind.WithHint(kind.Errorf(kind.Invalid, "a failover is an interruption that people may notice"), "--allow failover")
+			}
+		}
 	default:
-		return o, kind.WithHint(kind.Errorf(kind.Invalid, "exercise %q is not known", o.Exercise), strings.Join([]string{Move, KillWorker, Maintenance}, ", "))
+		return o, kind.WithHint(kind.Errorf(kind.Invalid, "exercise %q is not known", o.Exercise), strings.Join(Exercises(), ", "))
 	}
 	for _, s := range f.Servers {
 		if s.Heard && !s.Witness && !s.Out && s.Name != o.Server && s.Name != o.To && len(o.Meters) < mostMeters {
@@ -166,15 +188,22 @@ func Plan(o Order, t maintain.Times) (org.Plan, error) {
 		title = fmt.Sprintf("drill: %s moves from %s to %s and back", o.Database, o.Server, o.To)
 		steps = append(steps, one(StepMove, string(o.Database), o.To, t.Move), one(StepBack, string(o.Database), o.Server, t.Move))
 	case KillWorker:
-		back := maintain.StopSteps(o.Server, t, false)
-		i := slices.IndexFunc(back, func(s org.PlanStep) bool { return s.Name == maintain.StepSync })
-		steps = append(steps, one(StepKill, "ends without warning", o.Server, t.Move), back[i])
+		steps = append(steps, one(StepKill, "ends without warning", o.Server, t.Move), pick(maintain.StopSteps(o.Server, t, false), maintain.StepSync))
+	case Failover:
+		back := maintain.StopSteps(o.Server, t, true)
+		steps = append(steps, one(StepFreeze, "it neither answers nor ends", o.Server, t.Roles), one(StepAway, "other copies are active", o.Server, t.Roles),
+			one(StepReturn, "the host ends the one that hangs", o.Server, t.Move), pick(back, maintain.StepSync), pick(back, maintain.StepBalance))
 	case Maintenance:
 		steps = slices.Concat(steps, maintain.StartSteps(o.Server, t), maintain.StopSteps(o.Server, t, true))
 	}
 	steps = append(steps, one(StepSettle, "clients go on for a while", "", t.Roles), one(StepReport, "signed", "", 2*time.Minute))
 	b, err := json.Marshal(o)
 	return org.Plan{Kind: KindName, Title: title, By: o.By, Why: o.Why, Args: b, Steps: steps}, err
+}
+
+// pick is one step of a list.
+func pick(steps []org.PlanStep, name string) org.PlanStep {
+	return steps[slices.IndexFunc(steps, func(s org.PlanStep) bool { return s.Name == name })]
 }
 
 func names[T ~string](list []T) string {

@@ -97,7 +97,7 @@ func TestVerify(t *testing.T) {
 		return out
 	}
 	good := chain(nil)
-	if said, err := Verify([]Report{good[2], good[0], good[1]}, ca.cert); err != nil || len(said) != 3 {
+	if said, err := Verify([]Report{good[2], good[0], good[1]}, ca.cert); err != nil || len(said) != 1 {
 		t.Fatalf("%v %q", err, said)
 	}
 	if said, err := Verify(good[1:], ca.cert); err != nil || !strings.Contains(said[0], "not kept") {
@@ -140,7 +140,7 @@ func TestConclude(t *testing.T) {
 	}
 }
 
-func TestBalance(t *testing.T) {
+func TestTally(t *testing.T) {
 	yes := func(uids ...mail.UID) map[mail.UID]bool {
 		out := map[mail.UID]bool{}
 		for _, u := range uids {
@@ -161,7 +161,7 @@ func TestBalance(t *testing.T) {
 		{yes(1), map[mail.UID]int{1: 1, 2: 1, 3: 1}, true, 0, 1},
 		{yes(), map[mail.UID]int{}, true, 0, 0},
 	} {
-		if lost, doubled := balance(c.confirmed, c.there, c.open); lost != c.lost || doubled != c.doubled {
+		if lost, doubled := tally(c.confirmed, c.there, c.open); lost != c.lost || doubled != c.doubled {
 			t.Errorf("%+v: lost %d, doubled %d", c, lost, doubled)
 		}
 	}
@@ -344,21 +344,38 @@ func TestRefused(t *testing.T) {
 type world struct {
 	maintain.World // what these tests do not need
 	*plantest.Server
-	id   *identity
-	slow atomic.Int64 // nanoseconds that clients measure
+	id    *identity
+	slow  *atomic.Int64 // nanoseconds that clients measure
+	stuck *atomic.Bool  // databases do not move
 }
 
 func (w *world) Me() org.ServerName                              { return "MBX1" }
-func (w *world) Heard(org.ServerName) bool                       { return true }
+func (w *world) Unbalanced() []string                            { return nil }
 func (w *world) Statuses(org.ServerName) []org.CopyStatus        { return nil }
 func (w *world) Leader(context.Context) org.ServerName           { return "MBX1" }
 func (w *world) Primary() org.ServerName                         { return w.State.Primary() }
 func (w *world) View() *cluster.View                             { return w.State.View() }
-func (w *world) Boot(org.ServerName) (boot, version string)      { return "b", "v1" }
 func (w *world) Red() []string                                   { return nil }
 func (w *world) Identity() (certificate []byte, k crypto.Signer) { return w.id.cert.Raw, w.id.key }
 
+// Boot is in a row, empty for a server that is silent.
+func (w *world) Boot(s org.ServerName) (boot, version string) {
+	it, ok := w.View().Get("boot/" + string(s))
+	if !ok {
+		return "b", "v1"
+	}
+	return string(it.Value), "v1"
+}
+
+func (w *world) Heard(s org.ServerName) bool {
+	boot, _ := w.Boot(s)
+	return boot != ""
+}
+
 func (w *world) MoveTo(_ context.Context, db org.DatabaseName, to org.ServerName, _ string) error {
+	if w.stuck.Load() {
+		return kind.Errorf(kind.Busy, "%s does not move", db)
+	}
 	mt, _ := w.View().Mount(db)
 	mt.Active = to
 	w.Put("mounts/"+string(db), mt)
@@ -384,7 +401,7 @@ func (w *world) clients(ctx context.Context, t *testing.T, e *plan.Engine) {
 					t.Error(err)
 				}
 				if it, ok := w.View().Get(op.Key); !ok || !m.Ended.IsZero() && !strings.Contains(string(it.Value), "ended") {
-					_, _ = w.Commit(ctx, cluster.Txn{Then: []cluster.Op{op}}) // the next turn tries again
+					_, _ = w.State.Server("clients").Commit(ctx, cluster.Txn{Then: []cluster.Op{op}}) // the next turn tries again
 				}
 			}
 		}
@@ -395,58 +412,194 @@ func (w *world) clients(ctx context.Context, t *testing.T, e *plan.Engine) {
 	}
 }
 
-// TestDrill carries two drills out and checks their reports.
+// lab is a group in memory in which drills are carried out.
+type lab struct {
+	t     *testing.T
+	st    *plantest.State
+	ca    *identity
+	id    *identity
+	slow  atomic.Int64
+	stuck atomic.Bool
+	stop  map[org.ServerName]context.CancelFunc
+	wg    sync.WaitGroup
+}
+
+func newLab(t *testing.T) *lab {
+	now := time.Now()
+	ca := issue(t, nil, now.Add(-time.Hour), now.Add(24*time.Hour))
+	l := &lab{t: t, st: plantest.New(), ca: ca, id: issue(t, ca, now.Add(-time.Hour), now.Add(24*time.Hour)), stop: map[org.ServerName]context.CancelFunc{}}
+	l.slow.Store(int64(400 * time.Millisecond))
+	all := []org.ServerName{"MBX1", "MBX2", "MBX3"}
+	l.st.Put(plantest.RoleKey, "MBX2")
+	for _, s := range all {
+		l.st.Put("servers/"+string(s), org.Server{Name: s, Voter: true})
+	}
+	l.st.Put("databases/DB01", org.Database{Name: "DB01", Copies: []org.Copy{{Server: "MBX1"}, {Server: "MBX2"}, {Server: "MBX3"}}})
+	l.st.Put("mounts/DB01", org.Mount{Database: "DB01", Active: "MBX1", InSync: all})
+	return l
+}
+
+// member is one server's engine, and its kind of drills.
+func (l *lab) member(s org.ServerName) (*plan.Engine, Kind) {
+	w := &world{Server: l.st.Server(s), id: l.id, slow: &l.slow, stuck: &l.stuck}
+	k := Kind{World: w, Library: &maintain.Library{World: w, Times: maintain.Defaults(), Now: time.Now}}
+	return plan.New(plan.Deps{Group: w.Server, RoleKey: plantest.RoleKey, Primary: l.st.Primary, Log: slog.New(slog.DiscardHandler)}, k), k
+}
+
+// run has servers carry out plans, and clients measure.
+func (l *lab) run(names ...org.ServerName) {
+	for _, s := range names {
+		ctx, cancel := context.WithCancel(l.t.Context())
+		l.stop[s] = cancel
+		e, _ := l.member(s)
+		l.wg.Go(func() { _ = e.Run(ctx) }) // it returns nil
+	}
+	ctx, cancel := context.WithCancel(l.t.Context())
+	l.stop["clients"] = cancel
+	e, k := l.member("clients")
+	l.wg.Go(func() { k.World.(*world).clients(ctx, l.t, e) })
+}
+
+func (l *lab) end() {
+	for _, stop := range l.stop {
+		stop()
+	}
+	l.wg.Wait()
+}
+
+// drill orders a drill and returns how it ended and its report.
+func (l *lab) drill(o Order) (org.Plan, Report) {
+	l.t.Helper()
+	e, k := l.member("Z")
+	o, err := Complete(k.Library.Facts(l.t.Context()), o)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	o.Before = Rows(l.st.View())
+	p, err := Plan(o, k.Library.Times)
+	if err == nil {
+		p, err = e.Start(l.t.Context(), p)
+	}
+	if err == nil {
+		p, err = e.Await(l.t.Context(), p.ID, func(string) {})
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	rs := Reports(l.st.View())
+	if len(rs) == 0 || rs[len(rs)-1].ID != p.ID {
+		l.t.Fatalf("%s (%s): no report", p.State, p.Held)
+	}
+	<-time.After(2 * time.Second) // another second in the next id
+	return p, rs[len(rs)-1]
+}
+
+// TestDrill carries drills out, one that passes, one in which clients wait too
+// long, one that fails, and checks their reports.
 func TestDrill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		now := time.Now()
-		ca := issue(t, nil, now.Add(-time.Hour), now.Add(24*time.Hour))
-		st := plantest.New()
-		w := &world{Server: st.Server("MBX1"), id: issue(t, ca, now.Add(-time.Hour), now.Add(24*time.Hour))}
-		w.slow.Store(int64(400 * time.Millisecond))
-		all := []org.ServerName{"MBX1", "MBX2", "MBX3"}
-		st.Put(plantest.RoleKey, "MBX1")
-		for _, s := range all {
-			st.Put("servers/"+string(s), org.Server{Name: s, Voter: true})
+		l := newLab(t)
+		l.run("MBX2")
+		defer l.end()
+		move := Order{Exercise: Move, Database: "DB01", Allowed: time.Second, By: "ann"}
+		p, r := l.drill(move)
+		if mt, _ := l.st.View().Mount("DB01"); p.State != org.PlanDone || mt.Active != "MBX1" {
+			t.Errorf("%s (%s), left on %s", p.State, p.Held, mt.Active)
 		}
-		st.Put("databases/DB01", org.Database{Name: "DB01", Copies: []org.Copy{{Server: "MBX1"}, {Server: "MBX2"}, {Server: "MBX3"}}})
-		st.Put("mounts/DB01", org.Mount{Database: "DB01", Active: "MBX1", InSync: all})
-		k := Kind{World: w, Library: &maintain.Library{World: w, Times: maintain.Defaults(), Now: time.Now}}
-		e := plan.New(plan.Deps{Group: w.Server, RoleKey: plantest.RoleKey, Primary: st.Primary, Log: slog.New(slog.DiscardHandler)}, k)
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { _ = e.Run(ctx) }) // it returns nil
-		wg.Go(func() { w.clients(ctx, t, e) })
-		for _, passes := range []bool{true, false} {
-			o, err := Complete(k.Library.Facts(t.Context()), Order{Exercise: Move, Database: "DB01", Allowed: time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			o.Before = Rows(st.View())
-			p, err := Plan(o, k.Library.Times)
-			if err == nil {
-				p, err = e.Start(t.Context(), p)
-			}
-			if err == nil {
-				p, err = e.Await(t.Context(), p.ID, func(string) {})
-			}
-			if err != nil || p.State != org.PlanDone {
-				t.Fatalf("%v: %s (%s)", err, p.State, p.Held)
-			}
-			if mt, _ := st.View().Mount("DB01"); mt.Active != "MBX1" {
-				t.Errorf("left on %s", mt.Active)
-			}
-			rs := Reports(st.View())
-			r := rs[len(rs)-1]
-			if r.ID != p.ID || r.Passed != passes || r.Before == "" || r.After == "" || len(r.Measures) != 1 || r.Versions["MBX2"] != "v1" {
-				t.Errorf("%+v", r)
-			}
-			w.slow.Store(int64(3 * time.Second))
-			<-time.After(2 * time.Second) // another second in the id
+		if !r.Passed || r.Before == "" || r.After == "" || len(r.Measures) != 1 || r.Versions["MBX2"] != "v1" || len(r.Changed) != 0 || len(r.Steps) != 5 {
+			t.Errorf("%+v", r)
 		}
-		if said, err := Verify(Reports(st.View()), ca.cert); err != nil || len(said) != 2 {
+		l.slow.Store(int64(3 * time.Second))
+		if _, r = l.drill(move); r.Passed || r.Verdict != "failed: a client waited 3s, 1s were allowed" {
+			t.Errorf("%+v", r)
+		}
+		l.slow.Store(0)
+		l.stuck.Store(true)
+		p, r = l.drill(move)
+		if p.State != org.PlanUndone || r.Passed || len(r.Measures) != 1 || !strings.HasPrefix(r.Verdict, "failed: the drill ended before its time, move database: not within 5m0s") {
+			t.Errorf("%s (%s): %+v", p.State, p.Held, r)
+		}
+		if said, err := Verify(Reports(l.st.View()), l.ca.cert); err != nil || len(said) != 1 || !strings.Contains(said[0], "all 3 reports") {
 			t.Errorf("%v %q", err, said)
 		}
-		cancel()
-		wg.Wait()
 	})
+}
+
+// TestFailover has a server hang: others take its databases, its host ends what
+// hangs, and the report says what the group did.
+func TestFailover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		var once sync.Once
+		l.st.Obey(func(s *plantest.State) {
+			if !s.Has(org.HostOrderKey("MBX1")) {
+				return
+			}
+			once.Do(func() {
+				s.Set("boot/MBX1", "")
+				s.Set(org.RecoveryPrefix+"1", org.Recovery{ID: "1", Server: "MBX2", Action: "Failover", Target: "DB01", Begun: time.Now(), Allowed: true, Cause: "MBX1 is silent"})
+				time.AfterFunc(2*time.Second, func() {
+					l.st.Put("mounts/DB01", org.Mount{Database: "DB01", Active: "MBX2", InSync: []org.ServerName{"MBX2", "MBX3"}})
+				})
+				time.AfterFunc(12*time.Second, func() { l.st.Put("boot/MBX1", "c") })
+				time.AfterFunc(15*time.Second, func() {
+					l.st.Put("mounts/DB01", org.Mount{Database: "DB01", Active: "MBX2", InSync: []org.ServerName{"MBX1", "MBX2", "MBX3"}})
+				})
+			})
+		})
+		l.run("MBX2")
+		defer l.end()
+		if _, err := Complete(maintain.Facts{Servers: []maintain.Server{{Name: "MBX1"}}}, Order{Exercise: Failover, Server: "MBX1"}); !kind.Is(err, kind.Invalid) {
+			t.Errorf("nobody allowed it: %v", err)
+		}
+		p, r := l.drill(Order{Exercise: Failover, Server: "MBX1", Allow: Failover})
+		if p.State != org.PlanDone || !r.Passed || !slices.Equal(r.Changed, []string{"DB01 is active on MBX2, it was on MBX1"}) || len(r.Deeds) != 1 || r.Deeds[0].Cause != "MBX1 is silent" {
+			t.Errorf("%s (%s): %+v", p.State, p.Held, r)
+		}
+		if took := p.Steps[4].Ended.Sub(p.Created); took < 12*time.Second {
+			t.Errorf("%s: %s after the begin, sooner than the host ended what hangs", p.Steps[4].Name, took)
+		}
+	})
+}
+
+// TestInterrupted has the server that carries a drill out die before and after
+// each of its writes: another goes on, and there is one report.
+func TestInterrupted(t *testing.T) {
+	for _, how := range []string{"before", "after"} {
+		points := 0
+		for n := 1; ; n++ {
+			reached := false
+			synctest.Test(t, func(t *testing.T) {
+				l := newLab(t)
+				writes := 0
+				l.st.Hook(func(by org.ServerName, done bool) bool {
+					if by != "MBX2" || done != (how == "after") {
+						return by != "MBX2" || writes < n
+					}
+					if writes++; writes == n {
+						reached = true
+						l.st.Set(plantest.RoleKey, "MBX3")
+						l.stop["MBX2"]()
+					}
+					return writes < n
+				})
+				l.run("MBX2", "MBX3")
+				defer l.end()
+				p, r := l.drill(Order{Exercise: Move, Database: "DB01", Allowed: time.Second})
+				if p.State != org.PlanDone || !r.Passed || len(Reports(l.st.View())) != 1 {
+					t.Errorf("%s write %d: %s (%s), %s", how, n, p.State, p.Held, r.Verdict)
+				}
+				if _, err := Verify(Reports(l.st.View()), l.ca.cert); err != nil {
+					t.Errorf("%s write %d: %v", how, n, err)
+				}
+			})
+			if !reached {
+				break
+			}
+			points++
+		}
+		if points < 10 {
+			t.Errorf("%s: only %d points", how, points)
+		}
+	}
 }

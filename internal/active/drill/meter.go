@@ -166,13 +166,13 @@ func (m *Meter) count(ctx context.Context) error {
 			break
 		}
 	}
-	m.got.Lost, m.got.Doubled = balance(m.confirmed, there, m.open)
+	m.got.Lost, m.got.Doubled = tally(m.confirmed, there, m.open)
 	return nil
 }
 
-// balance tells how many confirmed messages are not there, and how many are
+// tally tells how many confirmed messages are not there, and how many are
 // there that nobody confirmed; one more may be there whose answer did not come.
-func balance(confirmed map[mail.UID]bool, there map[mail.UID]int, open bool) (lost, doubled int) {
+func tally(confirmed map[mail.UID]bool, there map[mail.UID]int, open bool) (lost, doubled int) {
 	for uid := range confirmed {
 		if there[uid] == 0 {
 			lost++

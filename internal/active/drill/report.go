@@ -45,6 +45,27 @@ type Measure struct {
 	Error string `json:"error,omitempty" col:"ERROR"`
 }
 
+// Step is a step of a drill as its report has it.
+type Step struct {
+	Step   string         `json:"step" col:"STEP"`
+	Server org.ServerName `json:"server,omitempty" col:"SERVER"`
+	State  org.StepState  `json:"state" col:"STATE"`
+	Begun  time.Time      `json:"begun,omitzero" col:"BEGUN"`
+	Took   time.Duration  `json:"took" col:"TOOK"`
+	Detail string         `json:"detail,omitempty" col:"DETAIL"`
+}
+
+// Deed is what the group did by itself meanwhile: an entry of the recovery log.
+type Deed struct {
+	At     time.Time      `json:"at" col:"AT"`
+	Server org.ServerName `json:"server" col:"SERVER"`
+	Action string         `json:"action" col:"ACTION"`
+	Target string         `json:"target,omitempty" col:"TARGET"`
+	Cause  string         `json:"cause,omitempty" col:"CAUSE"`
+	Result string         `json:"result,omitempty" col:"RESULT"`
+	ID     string         `json:"id" col:"RECOVERY-LOG"`
+}
+
 // Report is what a drill found.
 type Report struct {
 	ID       string                    `json:"id"`
@@ -55,32 +76,43 @@ type Report struct {
 	Begun    time.Time                 `json:"begun"`
 	Ended    time.Time                 `json:"ended"`
 	Versions map[org.ServerName]string `json:"versions"`
+	// Method says how was measured, Rule what passes.
+	Method string `json:"method"`
+	Rule   string `json:"rule"`
 	// Before and After are the sums of the rows of servers, databases, mounts and
-	// components.
-	Before   string         `json:"rows_before"`
-	After    string         `json:"rows_after"`
-	Steps    []org.PlanStep `json:"steps"`
-	Measures []Measure      `json:"measures"`
+	// components; Changed says what is otherwise afterwards.
+	Before   string    `json:"rows_before"`
+	After    string    `json:"rows_after"`
+	Changed  []string  `json:"changed"`
+	Steps    []Step    `json:"steps"`
+	Deeds    []Deed    `json:"deeds"`
+	Measures []Measure `json:"measures"`
+	// Failed is why the drill ended before its time, empty where it did not.
+	Failed string `json:"failed,omitempty"`
+	// Behind are the copies that are not in sync at the end.
+	Behind []string `json:"behind,omitempty"`
 	// Unavailable is the longest of all measures, Allowed what was allowed.
 	Unavailable time.Duration `json:"unavailable"`
 	Allowed     time.Duration `json:"allowed"`
 	Lost        int           `json:"lost"`
 	Doubled     int           `json:"doubled"`
-	// Passed tells whether nothing was lost or doubled and nobody waited longer
-	// than allowed; Verdict says so in words.
+	// Passed tells whether the rule was kept; Verdict says so in words.
 	Passed  bool   `json:"passed"`
 	Verdict string `json:"verdict"`
 
 	// Previous is the sum of the report before this one, empty for the first.
 	Previous    string         `json:"previous"`
 	SignedBy    org.ServerName `json:"signed_by"`
-	Certificate []byte         `json:"certificate"` // DER
-	Signature   []byte         `json:"signature,omitempty"`
+	Certificate []byte         `json:"certificate" col:"-"`         // DER
+	Signature   []byte         `json:"signature,omitempty" col:"-"` // ECDSA over the sum, ASN.1
 }
 
 // conclude fills in what follows from the measures.
 func (r *Report) conclude() {
 	var bad []string
+	if r.Failed != "" {
+		bad = append(bad, "the drill ended before its time, "+r.Failed)
+	}
 	for _, m := range r.Measures {
 		r.Unavailable = max(r.Unavailable, m.Longest)
 		r.Lost, r.Doubled = r.Lost+m.Lost, r.Doubled+m.Doubled
@@ -100,7 +132,10 @@ func (r *Report) conclude() {
 	if r.Unavailable > r.Allowed {
 		bad = append(bad, fmt.Sprintf("a client waited %s, %s were allowed", r.Unavailable.Round(time.Millisecond), r.Allowed))
 	}
-	r.Passed, r.Verdict = len(bad) == 0, strings.Join(bad, "; ")
+	if len(r.Behind) > 0 {
+		bad = append(bad, "redundancy is not whole again: "+strings.Join(r.Behind, ", "))
+	}
+	r.Passed, r.Verdict = len(bad) == 0, "failed: "+strings.Join(bad, "; ")
 	if r.Passed {
 		r.Verdict = fmt.Sprintf("passed: nobody waited longer than %s, nothing was lost or doubled", r.Unavailable.Round(time.Millisecond))
 	}
@@ -157,6 +192,12 @@ func (r Report) verify(authority *x509.Certificate) error {
 	return nil
 }
 
+// Fingerprint is the SHA-256 of the certificate that a report is signed with.
+func (r Report) Fingerprint() string {
+	s := sha256.Sum256(r.Certificate)
+	return hex.EncodeToString(s[:])
+}
+
 // Verify checks all reports, oldest first: each signature, and that each names
 // the one before it. It returns what it found as sentences, and an error of kind
 // Corrupt for the first thing that is wrong. Where the oldest have been removed
@@ -180,7 +221,9 @@ func Verify(reports []Report, authority *x509.Certificate) ([]string, error) {
 		if last, err = r.Sum(); err != nil {
 			return out, err
 		}
-		out = append(out, fmt.Sprintf("%s: signed by %s, sum %s", r.ID, r.SignedBy, last))
+	}
+	if n := len(reports); n > 0 {
+		out = append(out, fmt.Sprintf("all %d reports from %s to %s: each signature is good, made by a server of this group, and each report names the one before it", n, reports[0].ID, reports[n-1].ID))
 	}
 	return out, nil
 }

@@ -55,7 +55,13 @@ func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
 	case StepMove, StepBack:
 		return k.move(o, s), true
 	case StepKill:
-		return k.kill(o, p, s), true
+		return k.order(o, p, s, org.OrderKillWorker), true
+	case StepFreeze:
+		return k.order(o, p, s, org.OrderFreezeWorker), true
+	case StepAway:
+		return k.away(o), true
+	case StepReturn:
+		return k.another(p, s), true
 	case StepSettle:
 		return plan.Step{Check: func(context.Context) plan.Finding {
 			return plan.Finding{Done: !s.Begun.IsZero() && k.Library.Now().Sub(s.Begun) >= 3*time.Second, Wait: "for clients to go on"}
@@ -106,12 +112,52 @@ func (k Kind) measures(o Order, drill string, ended bool) (got []Measure, missin
 	return got, missing
 }
 
+// measure waits for the clients. What is undone last of a drill that failed is
+// this step: then the report says that it did.
 func (k Kind) measure(o Order, p org.Plan) plan.Step {
 	return plan.Step{Check: func(context.Context) plan.Finding {
 		_, missing := k.measures(o, p.ID, false)
 		return plan.Finding{Done: len(missing) == 0, Wait: "for " + strings.Join(missing, ", ") + " to measure"}
+	}, Undo: func(ctx context.Context, pen *plan.Pen) error {
+		if _, ok := k.Library.World.View().Get(reportPrefix + p.ID); ok {
+			return nil
+		}
+		got := k.lastMeasures(ctx, o, p.ID)
+		t, err := k.chain(o, pen.Plan, got)
+		if err != nil {
+			return err
+		}
+		return pen.Commit(ctx, t)
 	}}
 }
+
+// lastMeasures waits a while for the clients of a drill that failed to tell what
+// they measured. Who does not is named.
+func (k Kind) lastMeasures(ctx context.Context, o Order, drill string) []Measure {
+	patience := time.NewTimer(lastWait)
+	defer patience.Stop()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		got, missing := k.measures(o, drill, true)
+		select {
+		case <-ctx.Done():
+		case <-patience.C:
+		case <-tick.C:
+			if len(missing) > 0 {
+				continue
+			}
+		}
+		for _, who := range missing {
+			s, db, _ := strings.Cut(who, " in ")
+			got = append(got, Measure{Server: org.ServerName(s), Database: org.DatabaseName(db), Error: "it did not tell what it measured"})
+		}
+		return got
+	}
+}
+
+// lastWait is how long that is.
+const lastWait = 20 * time.Second
 
 func (k Kind) move(o Order, s org.PlanStep) plan.Step {
 	return plan.Step{
@@ -127,35 +173,75 @@ func (k Kind) move(o Order, s org.PlanStep) plan.Step {
 		}}
 }
 
-// kill orders the end of the mail worker that runs now. A worker that has been
-// started again is another.
-func (k Kind) kill(o Order, p org.Plan, s org.PlanStep) plan.Step {
-	at := slices.IndexFunc(p.Steps, func(x org.PlanStep) bool { return x.Name == s.Name })
-	order := func() (x org.HostOrder, ok bool) {
-		it, ok := k.Library.World.View().Get(org.HostOrderKey(s.Server))
-		ok = ok && json.Unmarshal(it.Value, &x) == nil && x.Plan == p.ID && x.Step == at
-		return x, ok
-	}
+// orderOf is what a step of a drill asked of a server.
+func (k Kind) orderOf(p org.Plan, s org.PlanStep, do string) (x org.HostOrder, at int, ok bool) {
+	at = slices.IndexFunc(p.Steps, func(x org.PlanStep) bool { return x.Name == s.Name })
+	it, ok := k.Library.World.View().Get(org.HostOrderKey(s.Server))
+	ok = ok && json.Unmarshal(it.Value, &x) == nil && x.Plan == p.ID && x.Do == do
+	return x, at, ok
+}
+
+// order asks the mail worker that runs now to end or to freeze. A worker that
+// has been started again is another.
+func (k Kind) order(o Order, p org.Plan, s org.PlanStep, do string) plan.Step {
 	return plan.Step{
 		Check: func(context.Context) plan.Finding {
-			x, ok := order()
+			x, _, ok := k.orderOf(p, s, do)
 			boot, _ := k.World.Boot(s.Server)
-			return plan.Finding{Done: ok && boot != "" && boot != x.Boot && k.Library.World.Heard(s.Server), Wait: fmt.Sprintf("for another mail worker on %s", s.Server)}
+			heard := boot != "" && k.Library.World.Heard(s.Server)
+			switch {
+			case !ok:
+				return plan.Finding{Wait: "for the order to be written"}
+			case do == org.OrderFreezeWorker:
+				return plan.Finding{Done: !heard || boot != x.Boot, Wait: fmt.Sprintf("for %s to fall silent", s.Server)}
+			}
+			return plan.Finding{Done: heard && boot != x.Boot, Wait: fmt.Sprintf("for another mail worker on %s", s.Server)}
 		},
 		Do: func(ctx context.Context, pen *plan.Pen) error {
 			boot, _ := k.World.Boot(s.Server)
-			if _, ok := order(); ok {
+			_, at, ok := k.orderOf(p, s, do)
+			if ok {
 				return nil
 			}
 			if boot == "" {
 				return kind.Errorf(kind.Busy, "%s is not heard", s.Server)
 			}
-			b, err := json.Marshal(org.HostOrder{Do: org.OrderKillWorker, Boot: boot, At: k.Library.Now().UTC(), By: o.By, Plan: p.ID, Step: at})
+			b, err := json.Marshal(org.HostOrder{Do: do, Boot: boot, At: k.Library.Now().UTC(), By: o.By, Plan: p.ID, Step: at})
 			if err != nil {
 				return err
 			}
 			return pen.Commit(ctx, cluster.Txn{Then: []cluster.Op{{Key: org.HostOrderKey(s.Server), Value: b}}})
 		}}
+}
+
+// away waits until what was active on the server is active elsewhere.
+func (k Kind) away(o Order) plan.Step {
+	return plan.Step{Check: func(context.Context) plan.Finding {
+		var left []string
+		n := 0
+		v := k.Library.World.View()
+		for db, was := range o.Active {
+			if was != o.Server {
+				continue
+			}
+			n++
+			if mt, _ := v.Mount(db); mt.Active == "" || mt.Active == o.Server {
+				left = append(left, string(db))
+			}
+		}
+		slices.Sort(left)
+		return plan.Finding{Done: len(left) == 0, Note: fmt.Sprintf("%d databases", n), Wait: "for " + strings.Join(shorten(left, 5), ", ") + " to be active elsewhere"}
+	}}
+}
+
+// another waits until the host has ended the worker that hangs, and the next is
+// heard.
+func (k Kind) another(p org.Plan, s org.PlanStep) plan.Step {
+	return plan.Step{Check: func(context.Context) plan.Finding {
+		x, _, ok := k.orderOf(p, s, org.OrderFreezeWorker)
+		boot, _ := k.World.Boot(s.Server)
+		return plan.Finding{Done: ok && boot != "" && boot != x.Boot && k.Library.World.Heard(s.Server), Wait: fmt.Sprintf("for another mail worker on %s", s.Server)}
+	}}
 }
 
 // head is the newest report.
@@ -172,8 +258,10 @@ func (k Kind) report(o Order, p org.Plan) plan.Step {
 			if _, ok := k.Library.World.View().Get(reportPrefix + p.ID); ok {
 				return plan.Finding{Done: true, Note: "postern drill report " + p.ID}
 			}
-			_, missing := k.measures(o, p.ID, true)
-			return plan.Finding{Wait: "for " + strings.Join(missing, ", ") + " to tell what was measured"}
+			if _, missing := k.measures(o, p.ID, true); len(missing) > 0 {
+				return plan.Finding{Wait: "for " + strings.Join(missing, ", ") + " to tell what was measured"}
+			}
+			return plan.Finding{Wait: "for the report to be signed"}
 		},
 		Do: func(ctx context.Context, pen *plan.Pen) error {
 			got, missing := k.measures(o, p.ID, true)
@@ -192,7 +280,8 @@ func (k Kind) report(o Order, p org.Plan) plan.Step {
 func (k Kind) chain(o Order, p org.Plan, got []Measure) (t cluster.Txn, err error) {
 	v := k.Library.World.View()
 	r := Report{ID: p.ID, Exercise: o.Exercise, Title: p.Title, By: o.By, Why: o.Why, Begun: p.Created.UTC(), Ended: k.Library.Now().UTC(),
-		Versions: map[org.ServerName]string{}, Before: o.Before, After: Rows(v), Steps: p.Steps, Measures: got, Allowed: o.Allowed}
+		Versions: map[org.ServerName]string{}, Before: o.Before, After: Rows(v), Measures: got, Allowed: o.Allowed}
+	r.describe(o, p, v)
 	for _, s := range v.Servers() {
 		_, r.Versions[s.Name] = k.World.Boot(s.Name)
 	}

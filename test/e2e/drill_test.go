@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestDrill moves 30 databases off a server, and then exercises failures of
+// servers with many databases: what the signed report says is what an auditor
+// gets.
+func TestDrill(t *testing.T) {
+	t.Parallel()
+	g := startLab(t, 10600, "--databases", "30", "--users", "3")
+	for _, s := range []string{"MBX2", "MBX3"} { // everything to MBX1
+		must(t, g.command(t.Context(), nil, "server", "evacuate", s, "--to", "MBX1"))
+	}
+	begun := time.Now()
+	must(t, g.command(t.Context(), nil, "server", "evacuate", "MBX1"))
+	took := time.Since(begun)
+	t.Logf("30 databases moved off MBX1 in %.2f s, the command included", took.Seconds())
+	if took > 10*time.Second {
+		t.Errorf("it took %s, want less than 10 s", took)
+	}
+	for db, at := range g.activeAt() {
+		if at == "MBX1" || at == "" {
+			t.Errorf("%s is active at %q", db, at)
+		}
+	}
+	g.inSync(time.Minute)
+
+	if err := g.command(t.Context(), nil, "drill", "run", "failover", "--server", "MBX2"); err == nil || !strings.Contains(err.Error(), "--allow failover") {
+		t.Errorf("a failover that nobody allowed: %v", err)
+	}
+	for _, args := range [][]string{{"kill-worker", "--server", "MBX3"}, {"failover", "--server", "MBX2", "--allow", "failover"}} {
+		p := g.planDone(g.begin(append([]string{"drill", "run", "--max-unavailable", "15s"}, args...)...), 2*time.Minute)
+		var r struct {
+			Passed   bool     `json:"passed"`
+			Verdict  string   `json:"verdict"`
+			Lost     int      `json:"lost"`
+			Doubled  int      `json:"doubled"`
+			Verified []string `json:"verified"`
+			Steps    []any    `json:"steps"`
+			Deeds    []any    `json:"deeds"`
+			Measures []struct {
+				Operations int `json:"operations"`
+			} `json:"measures"`
+		}
+		must(t, g.command(t.Context(), &r, "drill", "report", p.ID, "--verify"))
+		if !r.Passed || r.Lost+r.Doubled > 0 || len(r.Verified) == 0 || len(r.Steps) < 4 || len(r.Measures) == 0 || r.Measures[0].Operations < 10 {
+			t.Errorf("%s: %+v", args[0], r)
+		}
+		if args[0] == "failover" && len(r.Deeds) == 0 {
+			t.Error("databases failed over, and the report names no entry of the recovery log")
+		}
+		t.Logf("%s: %s", args[0], r.Verdict)
+		words, err := postern.run(t.Context(), "--lab", g.dir, "drill", "report", p.ID, "--verify")
+		must(t, err)
+		t.Logf("the report:\n%s", words)
+		g.inSync(time.Minute)
+	}
+	g.identical()
+}
