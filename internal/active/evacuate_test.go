@@ -306,3 +306,30 @@ func TestHungPrimary(t *testing.T) {
 		}
 	})
 }
+
+// TestEvacuateToTheIll: a server that goes out of service gives its databases to
+// the others also where none of them is as healthy as itself; an administrator
+// who only wants them elsewhere has to say so.
+func TestEvacuateToTheIll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t, 3, 6)
+		ill := map[string]org.SetHealth{"CPU": {State: org.Unhealthy, Priority: org.PriorityNormal, Worst: "overcommitted"}}
+		m := f.manager(Config{}, Deps{Health: func(s org.ServerName) (map[string]org.SetHealth, time.Duration) {
+			if s == "MBX01" {
+				return map[string]org.SetHealth{"CPU": {State: org.HealthOK, Priority: org.PriorityNormal}}, 0
+			}
+			return ill, 0
+		}})
+		if _, err := m.Evacuate(t.Context(), Evacuation{Server: "MBX01"}); err == nil || !strings.Contains(err.Error(), "less healthy than the source") {
+			t.Errorf("moved to the ill: %v", err)
+		}
+		if err := m.works.Evacuate(t.Context(), "MBX01", "maintenance of MBX01", func() error { return nil }); err != nil {
+			t.Error(err)
+		}
+		for _, mt := range f.View().Mounts() {
+			if mt.Active == "MBX01" {
+				t.Errorf("%s is left", mt.Database)
+			}
+		}
+	})
+}

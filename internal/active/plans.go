@@ -128,12 +128,17 @@ func (w *works) Queue(ctx context.Context, s org.ServerName) (int64, bool, error
 	return w.m.deps.Plans.Queue(ctx, s)
 }
 
-// Evacuate moves what is active on a server.
+// Evacuate moves what is active on a server: to healthy servers, and where none is
+// healthy enough to the least ill, since this one is about to be stopped.
 func (w *works) Evacuate(ctx context.Context, s org.ServerName, why string, holds func() error) error {
 	if err := holds(); err != nil {
 		return err
 	}
 	_, err := w.m.Evacuate(ctx, Evacuation{Server: s, Why: why})
+	if err == nil || ctx.Err() != nil || holds() != nil {
+		return err
+	}
+	_, err = w.m.Evacuate(ctx, Evacuation{Server: s, Why: why + ", no server is healthier", Skip: Skip{Health: true}})
 	return err
 }
 
