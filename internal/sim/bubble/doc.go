@@ -38,8 +38,11 @@
 //     and brought back, by a primary that may die on the way. Their queues are
 //     empty and their doors obey at once.
 //
+//   - Health is what servers publish of their sets, which faults turn: who selects
+//     copies goes by it. Nobody probes and nobody recovers.
+//
 // Not modelled: wall clocks that differ between servers, a process that is
 // frozen in the middle of its own work (a freeze holds up all its links), and
-// transport and health. A seed repeats its schedule exactly, and the order of
-// goroutines as far as one processor does.
+// transport, probes and responders. A seed repeats its schedule exactly, and the
+// order of goroutines as far as one processor does.
 package bubble

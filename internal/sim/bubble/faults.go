@@ -72,6 +72,8 @@ func (w *world) happen(f Fault) {
 		w.replace(s)
 	case "maintenance":
 		w.maintain(f)
+	case "sick":
+		w.sicken(f, s)
 	default:
 		w.operate(f)
 	}

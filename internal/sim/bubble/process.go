@@ -26,6 +26,7 @@ type server struct {
 	disk *disk
 	turn lock.Mutex // held while its process is started or stopped
 	last *process   // guarded by turn
+	ill  *illness   // guarded by w.mu
 }
 
 // process is one life of a server's process.
@@ -72,8 +73,12 @@ func (s *server) start() error {
 		return err
 	}
 	p.keeper = k
+	s.w.mu.Lock()
+	ill := s.ill
+	s.w.mu.Unlock()
+	p.tellHealth(ill)
 	p.manager = active.New(s.w.plan.activeConfig(), active.Deps{Group: p.group, Copies: k, Volumes: k, Fast: true,
-		Component: p.component, Plans: p.planDeps(), Log: log, Events: ev})
+		Health: p.health, Component: p.component, Plans: p.planDeps(), Log: log, Events: ev})
 	s.w.links.change(func() { s.w.links.hosts[s.name].proc = p })
 	s.w.wg.Go(func() { p.run(s.w) })
 	return nil

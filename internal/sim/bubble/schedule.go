@@ -70,7 +70,7 @@ var kinds = []string{
 	"freeze", "freeze", "late view",
 	"slow disk", "hung disk", "full disk", "failing disk", "wiped disk",
 	"move", "move", "move", "evacuate", "balance", "dismount", "suspend", "suspend activation", "all down",
-	"maintenance", "maintenance", "maintenance",
+	"maintenance", "maintenance", "maintenance", "sick", "sick",
 }
 
 // Make makes the schedule of a seed.
