@@ -85,6 +85,8 @@ func (a actor) restart(ctx context.Context, name string) (string, error) {
 		err = a.w.smtp.restart(ctx)
 	case name == serviceIMAP && a.w.imap != nil:
 		err = a.w.imap.restart(ctx)
+	case name == serviceHTTPS && a.w.https != nil:
+		err = a.w.https.restart(ctx)
 	default:
 		err = kind.Errorf(kind.NotFound, "there is no service %s", name)
 	}

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/postern-mail/postern/internal/access/dnsd"
@@ -118,6 +119,11 @@ func (w *mailWorker) dnsServers() []dnsd.Server {
 		}
 		x := dnsd.Server{Name: s.Name, Addrs: row.Addresses, Ports: row.Ports, DNS: row.DNS, Good: map[dnsd.Service]bool{}}
 		if x.Why = w.notServing(s.Name); x.Why == "" {
+			if state := w.components.Of(s.Name, org.DNSComponent); state != org.Active {
+				x.Why = fmt.Sprintf("%s is %s", org.DNSComponent, state)
+			}
+		}
+		if x.Why == "" {
 			for service, c := range map[dnsd.Service]org.Component{dnsd.SMTP: org.SMTPComponent, dnsd.Submission: org.Submission, dnsd.IMAP: org.IMAPComponent} {
 				state := w.components.Of(s.Name, c)
 				x.Good[service] = state == org.Active
@@ -157,13 +163,17 @@ func (w *mailWorker) openDNS(ctx context.Context, st *stages) error {
 	if len(w.cfg.DNS.Listen) == 0 {
 		return nil
 	}
-	door, err := dnsd.New(w.cfg.DNS, dnsd.Deps{Servers: w.dnsServers, Log: w.log, Events: w.events, Metrics: w.metrics})
+	d, err := newDNSDoor(w.metrics, func() (org.ComponentState, <-chan struct{}) { return w.components.State(org.DNSComponent) },
+		func(r prometheus.Registerer) (*dnsd.Door, error) {
+			return dnsd.New(w.cfg.DNS, dnsd.Deps{Servers: w.dnsServers, Log: w.log, Events: w.events, Metrics: r})
+		})
 	if err != nil {
 		return err
 	}
-	st.run("dns", door.Run)
+	w.components.Obeys(org.DNSComponent, d.now)
+	st.run("dns", d.run)
 	select {
-	case <-door.Ready():
+	case <-d.ready:
 		return nil
 	case <-st.broken:
 		return st.cause()

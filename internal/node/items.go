@@ -25,6 +25,8 @@ import (
 const (
 	serviceSMTP = "smtp"
 	serviceIMAP = "imap"
+	// serviceHTTPS is the administrators' HTTPS door; the socket stays.
+	serviceHTTPS = "admin-https"
 )
 
 // items are the health items of this server. Both workers build them: the mail

@@ -62,6 +62,7 @@ type mailWorker struct {
 	faults     *faults
 	link       HostLink
 	admin      *api.Server
+	https      *shutter // nil without an HTTPS door
 	figures    *metrics.Server
 
 	serving atomic.Bool // all doors are open
@@ -155,6 +156,7 @@ func (w *mailWorker) keepers(st *stages) {
 	st.run("program", w.program)
 	if w.mover != nil {
 		w.components.Obeys(org.Transport, w.mover.Component)
+		w.components.Obeys(org.Delivery, w.mover.Delivery)
 	}
 	st.run("components", w.components.Run)
 }
@@ -244,7 +246,7 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 	}
 	st.run("health", w.desk.Run)
 	st.run("host log", w.logHost)
-	listener, err := listenAll(ctx, w.cfg.Admin.Listen)
+	listener, err := w.adminListener(ctx)
 	if err != nil {
 		return err
 	}
@@ -252,6 +254,9 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 		OrganizationOf: organizationOf(w.directory), Metrics: w.metrics, Local: w.localPaths(), Ready: w.readiness}
 	if listener != nil {
 		deps.Listener, deps.TLS = listener, w.certs.HTTPS()
+		w.https = listener
+		w.components.Obeys(org.AdminAPI, listener.now)
+		st.run("admin door", listener.run)
 	}
 	w.admin, err = api.New(api.Config{Server: string(w.cluster.Name()), Version: w.cfg.Version,
 		Socket: sock.Path(w.cfg.Dir), AuditFile: filepath.Join(w.cfg.Dir, "audit.jsonl")}, deps)

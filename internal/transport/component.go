@@ -21,10 +21,7 @@ type held struct {
 }
 
 func (m *Mover) wished() (org.ComponentState, <-chan struct{}) {
-	if m.deps.Component == nil {
-		return org.Active, nil
-	}
-	return m.deps.Component(org.Transport)
+	return m.wishOf(org.Transport)
 }
 
 // holdFirst accepts nothing from the start where the component is held back: a

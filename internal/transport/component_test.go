@@ -11,18 +11,30 @@ import (
 
 // wish is the state of the component as a test wants it.
 type wish struct {
-	mu      sync.Mutex // guards the rest
-	state   org.ComponentState
-	changed chan struct{}
+	mu       sync.Mutex         // guards the rest
+	state    org.ComponentState // of org.Transport
+	delivery org.ComponentState
+	changed  chan struct{}
 }
 
-func (w *wish) component(org.Component) (org.ComponentState, <-chan struct{}) {
+func (w *wish) component(c org.Component) (org.ComponentState, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.changed == nil {
 		w.changed = make(chan struct{})
 	}
+	if c == org.Delivery {
+		return org.Active.Stronger(w.delivery), w.changed
+	}
 	return org.Active.Stronger(w.state), w.changed
+}
+
+func (w *wish) setDelivery(s org.ComponentState) {
+	w.mu.Lock()
+	w.delivery = s
+	state := w.state
+	w.mu.Unlock()
+	w.set(state)
 }
 
 func (w *wish) set(s org.ComponentState) {
@@ -69,5 +81,27 @@ func TestComponentSurvivesRestart(t *testing.T) {
 			t.Errorf("%s with %d left", state, left)
 		}
 		w.send("rob@red.example", rcpt("ann@red.example", ""))
+	})
+}
+
+// TestDeliveryHeldBack: while delivery is held back messages are accepted and wait,
+// those for others go on, and all that waited is delivered at once afterwards.
+func TestDeliveryHeldBack(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		w.wish.setDelivery(org.Draining)
+		id := w.send("rob@red.example", rcpt("ann@red.example", ""))
+		w.pass(10 * time.Second)
+		if got := w.Mover.queue.Stats().Open; got != 1 {
+			t.Errorf("%d messages wait, want 1", got)
+		}
+		if state, left := w.Delivery(); state != org.Draining || left != 0 {
+			t.Errorf("%s with %d under way", state, left)
+		}
+		w.wish.setDelivery(org.Active)
+		w.pass(time.Second)
+		w.want(id, "delivered")
+		if state, _ := w.Delivery(); state != org.Active {
+			t.Errorf("%s afterwards", state)
+		}
 	})
 }

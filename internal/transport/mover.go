@@ -74,6 +74,7 @@ type Mover struct {
 	shadow   *shadow.Keeper
 	net      *safetynet.Net
 	dispatch *deliver.Dispatcher
+	local    *deliveries
 	guard    *guard.Guard
 	outside
 	metrics *figures
@@ -184,6 +185,7 @@ func (m *Mover) Run(ctx context.Context) error {
 	m.outside.run(inner, &upper, run)
 	run(&upper, "keep", func() error { return m.keep(inner) })
 	run(&upper, "component", func() error { m.obey(inner); return nil })
+	run(&upper, "delivery", func() error { m.obeyDelivery(inner); return nil })
 	close(m.ready)
 	var err error
 	select {

@@ -88,9 +88,10 @@ func (m *Mover) assemble() (err error) {
 		Submit: func(ctx context.Context, s mail.Submission) (mail.Receipt, error) { return m.take(ctx, s, internal{}) }})
 	m.net = safetynet.New(safetynet.Deps{Group: d.Group, Queue: m.queue, Settings: m.settings.Group, Resubmit: m.resubmit,
 		DuplicateWindow: d.DuplicateWindow, Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+	m.local = m.newLocal()
 	m.dispatch = deliver.New(deliver.Deps{Queue: m.queue, Rules: m.rules(), Door: m, Now: m.now, Log: m.log,
 		InDoubt: m.inDoubt, Organization: m.organizations.name, Observe: func(o deliver.Observed) { m.metrics.observe(o) },
-		Agents: map[string]deliver.Agent{"db": deliver.NewLocal(d.Store, m.now, m.fullRetry), "mx": m.agent, "connector": m.agent, "smarthost": m.agent}})
+		Agents: map[string]deliver.Agent{"db": m.local, "mx": m.agent, "connector": m.agent, "smarthost": m.agent}})
 	return nil
 }
 

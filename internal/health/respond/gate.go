@@ -147,7 +147,7 @@ func (g *Gate) grant(ctx context.Context, row *org.Recovery, mode Mode) (bool, e
 		}
 		next := b.With(Grant{ID: row.ID, At: now, Server: row.Server, Action: Action(row.Action), Target: row.Target}, now)
 		if !q.Quorum {
-			return true, g.deps.Local.Grant(next, *row)
+			return true, g.alone(*row, g.deps.Local.Grant(next, *row))
 		}
 		err := g.deps.Rows.Commit(ctx, []Op{
 			{Key: BudgetKey, Value: encode(next), If: true, Revision: revision}, {Key: RowKey(row.ID), Value: encode(row)}})
@@ -275,7 +275,7 @@ func (g *Gate) end(ctx context.Context, row org.Recovery) (org.Recovery, error) 
 	for range casTries {
 		now := g.deps.Clock.Now().UTC()
 		if g.deps.Rows == nil || g.deps.Local.Has(row.ID) {
-			return row, g.deps.Local.End(row, now)
+			return row, g.alone(row, g.deps.Local.End(row, now))
 		}
 		var b Budget
 		raw, revision, ok := g.deps.Rows.Get(BudgetKey)
@@ -328,6 +328,15 @@ func (g *Gate) record(ctx context.Context, row org.Recovery) (org.Recovery, erro
 	}
 	g.said(row)
 	return row, g.deps.Local.Write(row)
+}
+
+// alone tells of a row that is kept here until there is quorum again. A gate that
+// never has the agreed state hands its rows over, and they are told of there.
+func (g *Gate) alone(row org.Recovery, err error) error {
+	if err == nil && g.deps.Rows != nil {
+		g.said(row)
+	}
+	return err
 }
 
 func (g *Gate) said(row org.Recovery) {
