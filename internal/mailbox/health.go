@@ -52,6 +52,9 @@ func copyHealth(k *Keeper) health.Items {
 			return health.Reading{Value: float64(s.CopyQueueLength()), Text: string(s.State)}, nil
 		}),
 		ReplayQueue: look(func(s org.CopyStatus) (health.Reading, error) {
+			if late := k.copy(s.Database); s.ReplayLag > 0 && late != nil && late.overdue() < lagTolerance {
+				return health.Reading{Text: fmt.Sprintf("%s, %d generations wait for their lag", s.State, s.ReplayQueueLength())}, nil
+			}
 			return health.Reading{Value: float64(s.ReplayQueueLength()), Text: string(s.State)}, nil
 		}),
 		Single: func(context.Context, string) (health.Reading, error) {

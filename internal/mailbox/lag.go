@@ -388,6 +388,23 @@ func (c *dbCopy) lagStatus(s *org.CopyStatus) {
 	}
 }
 
+// lagTolerance is how much later than its lag a copy may be before what it has
+// to replay counts as a queue.
+const lagTolerance = 10 * time.Minute
+
+// overdue is for how long the first record that is not replayed should have been.
+func (c *dbCopy) overdue() time.Duration {
+	inForce := c.lagNow()
+	l := c.late
+	now := l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.head == 0 {
+		return 0
+	}
+	return now.Sub(time.Unix(0, l.head)) - inForce
+}
+
 // lagText is a lag as people read it.
 func lagText(st org.CopyStatus) string {
 	switch {

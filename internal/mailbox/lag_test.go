@@ -208,7 +208,6 @@ func (p *pair) eightDays(t *testing.T, told *[]string) {
 			t.Error(err)
 		}
 	}()
-	begun := time.Now()
 	p.do(&store.SetupReq{Mailbox: at.ID})
 	for i := range 8 * 12 {
 		p.hours(i)
@@ -239,8 +238,14 @@ func (p *pair) eightDays(t *testing.T, told *[]string) {
 	if _, err := p.late.jn.Body(lsn, 0, 0); err != nil {
 		t.Errorf("the lagged copy does not have what it shows: %v", err)
 	}
-	// The clock of this machine jumps ahead: nothing is replayed early.
-	p.late.late.begun = begun.Add(-time.Second)
+	if d := p.late.overdue(); d > 0 {
+		t.Errorf("it should have replayed more since %s", d)
+	}
+	// Nobody replayed for an hour.
+	p.late.late.setHead(time.Now().Add(-set - time.Hour).UnixNano())
+	if d := p.late.overdue(); d < lagTolerance {
+		t.Errorf("an hour too late counts as %s", d)
+	}
 	// The only copy without a lag is gone for a day: the log is played down, and
 	// the lag builds up again when it is back.
 	p.say(org.CopyFailed)
@@ -478,3 +483,23 @@ func TestFreedUnlisted(t *testing.T) {
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// FuzzMoment: whatever is typed is a lag or a moment within its bounds, or
+// refused.
+func FuzzMoment(f *testing.F) {
+	for _, s := range []string{"7d", "1d12h", "36h", "2026-11-21T15:04:05Z", "2026-11-21 15:04", "d", "-1d", "1e300d", "NaNd", "0x1p-2d"} {
+		f.Add(s)
+	}
+	now := time.Date(2026, 11, 21, 16, 0, 0, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, s string) {
+		if d, err := parseLag("replay-lag", s); err == nil && (d < 0 || d > lagMost) {
+			t.Errorf("%q is a lag of %s", s, d)
+		}
+		if at, err := moment(s, now); err == nil && at.After(now) {
+			t.Errorf("%q is %s", s, at)
+		}
+		if cp, ok := parseCheckpoint(s); ok && cp.name() != s {
+			t.Errorf("%q is checkpoint %q", s, cp.name())
+		}
+	})
+}

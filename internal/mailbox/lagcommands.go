@@ -29,7 +29,7 @@ func parseLag(name, s string) (time.Duration, error) {
 	var d time.Duration
 	if n, rest, ok := strings.Cut(text, "d"); ok {
 		v, err := strconv.ParseFloat(n, 64)
-		if err != nil || v < 0 || v > 1000 {
+		if err != nil || !(v >= 0 && v <= 1000) { // also no number
 			return 0, kind.Errorf(kind.Invalid, "--%s %q: want a time as in 7d or 36h", name, s)
 		}
 		d, text = time.Duration(v*float64(24*time.Hour)), rest
