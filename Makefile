@@ -21,7 +21,7 @@ RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./inte
 
 export CGO_ENABLED = 0
 
-.PHONY: all build run test unit race e2e peers netns lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
+.PHONY: all build run test unit race e2e peers netns sites lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
 
 all: build
 
@@ -66,6 +66,9 @@ peers: ## Postfix, swaks, rspamd, ClamAV and python3-dkim against the real binar
 
 netns: ## three hosts with two networks each, in network namespaces, and cables that are cut (root; needs iproute2)
 	$(GO) test -count=1 -timeout 5m ./test/netns
+
+sites: ## a whole site lost, with and without a majority, also with two voting servers in each (root; needs nft)
+	POSTERN_SITES=all $(GO) test -count=1 -timeout 10m ./test/e2e -run '^TestSiteLost$$' -v
 
 chaos: build ## ten minutes of faults under load; fails on any loss
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration $(CHAOS_TIME) $(CHAOS_ARGS)

@@ -86,7 +86,7 @@ type Status struct {
 // Commands are the room's entries of the command table. m may be nil for
 // listing them.
 func Commands(m *Manager) []command.Command {
-	return slices.Concat(moveCommands(m), roleCommands(m), reseedCommands(m), planCommands(m), maintenanceCommands(m), upgradeCommands(m), drillCommands(m), scheduleCommands(m))
+	return slices.Concat(moveCommands(m), roleCommands(m), reseedCommands(m), planCommands(m), maintenanceCommands(m), upgradeCommands(m), drillCommands(m), scheduleCommands(m), sitePlanCommands(m))
 }
 
 func moveCommands(m *Manager) []command.Command {

@@ -284,7 +284,7 @@ func done(p command.Plan) command.Plan {
 // Patience before a forced activation.
 const (
 	forcePatience = 5 * time.Minute
-	forceFast     = 30 * time.Second
+	forceFast     = 10 * time.Second
 )
 
 // loss is what a forced activation is judged by.

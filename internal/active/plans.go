@@ -7,12 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/internal/active/balance"
 	"github.com/postern-mail/postern/internal/active/drill"
 	"github.com/postern-mail/postern/internal/active/maintain"
 	"github.com/postern-mail/postern/internal/active/plan"
+	"github.com/postern-mail/postern/internal/active/site"
 	"github.com/postern-mail/postern/internal/active/upgrade"
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -52,7 +54,7 @@ func newWorks(m *Manager) *works {
 	}
 	w.maintain = &maintain.Library{World: w, Times: times, Now: time.Now}
 	w.engine = plan.New(plan.Deps{Group: m.group, RoleKey: primaryKey, Primary: m.decider, Tell: w.tell, Log: m.deps.Log},
-		append(maintain.Kinds(w.maintain), upgrade.New(w, w.maintain), drill.Kind{World: w, Library: w.maintain})...)
+		slices.Concat(append(maintain.Kinds(w.maintain), upgrade.New(w, w.maintain), drill.Kind{World: w, Library: w.maintain}), site.Kinds(w, time.Now))...)
 	return w
 }
 

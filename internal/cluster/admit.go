@@ -73,7 +73,7 @@ func (c *Cluster) takeIn(ctx context.Context, req joining.Request) (a joining.An
 		return a, err
 	}
 	row := newRow(req.Name, req.Site, req.Addr, req.Program, req.Volumes)
-	row.Witness = req.Witness
+	row.Witness, row.Alternate = req.Witness, req.Witness && req.Alternate
 	server, err := c.admission(ctx, org.Server(row), req.Replace)
 	if err != nil {
 		return a, err

@@ -110,6 +110,19 @@ func TestForcedRows(t *testing.T) {
 	}
 }
 
+// TestAlternateWitness: it votes as soon as no other witness does.
+func TestAlternateWitness(t *testing.T) {
+	all := func(org.ServerName) bool { return true }
+	servers := []org.Server{{Name: "A1", Voter: true}, {Name: "B1", Voter: true}, {Name: "W1", Witness: true, Voter: true}, {Name: "W2", Witness: true, Alternate: true}}
+	if s, ok := nextVoter(servers, all); ok {
+		t.Errorf("%s is to vote besides the witness", s)
+	}
+	servers[0].Voter, servers[2].Voter = false, false // given up with their site
+	if s, _ := nextVoter(servers[1:], func(s org.ServerName) bool { return s != "W1" }); s != "W2" {
+		t.Errorf("%q is to vote after the witness, want W2", s)
+	}
+}
+
 // TestNotices: the open protocol bounds what it reads.
 func TestNotices(t *testing.T) {
 	var b bytes.Buffer

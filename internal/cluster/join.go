@@ -26,6 +26,8 @@ type JoinOptions struct {
 	Volumes []org.VolumeName
 	Witness bool // votes and holds no mailboxes
 	Replace bool // takes the place of a dead server of this name
+	// Alternate is a witness that votes only while no other witness does.
+	Alternate bool
 }
 
 // joinTimeout bounds the talk with one member.
@@ -59,7 +61,7 @@ func Join(ctx context.Context, o JoinOptions) error {
 	}
 	req := joining.Request{
 		Version: joining.Version, Secret: token.Secret, Name: o.Name, Site: o.Site, Addr: o.Addr,
-		Witness: o.Witness, Volumes: o.Volumes, Program: o.Version, CSR: csr, Replace: o.Replace,
+		Witness: o.Witness, Volumes: o.Volumes, Program: o.Version, CSR: csr, Replace: o.Replace, Alternate: o.Alternate,
 	}
 	var last error
 	for _, addr := range token.Addrs {

@@ -28,9 +28,14 @@ func (c *Cluster) Boot(s org.ServerName) (boot, version string) {
 	return row.Boot, row.Version
 }
 
-// heldBack tells whether somebody wants a server to have no roles
-// (component high_availability).
+// heldBack tells whether somebody wants a server to have no roles (component
+// high_availability, or its site is stopped).
 func (c *Cluster) heldBack(s org.ServerName) bool {
+	row, _ := c.View().Server(s)
+	var site org.Site
+	if it, ok := c.View().Get(org.SitePrefix + string(row.Site)); ok && decodeJSON(it.Value, &site) == nil && site.State == org.SiteStopped {
+		return true
+	}
 	state, _ := c.View().Component(s, org.HighAvailability, time.Now())
 	return state != org.Active
 }

@@ -29,8 +29,12 @@ func votersWanted(n int) int {
 }
 
 // nextVoter chooses the server that should begin to vote, if one should:
-// witnesses first, then the longest member. Nobody stops voting by itself.
+// witnesses first, then the longest member. Nobody stops voting by itself. An
+// alternate witness counts only while no other witness votes.
 func nextVoter(servers []org.Server, alive func(org.ServerName) bool) (org.ServerName, bool) {
+	if slices.ContainsFunc(servers, func(s org.Server) bool { return s.Witness && s.Voter && !s.Alternate }) {
+		servers = slices.DeleteFunc(slices.Clone(servers), func(s org.Server) bool { return s.Alternate && !s.Voter })
+	}
 	votes := 0
 	var free []org.Server
 	for _, s := range servers {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -70,6 +72,8 @@ var orders = []orderWord{
 	}},
 	{"partition", "cut a server off from all others; its doors stay open (needs root and nft)", nil},
 	{"heal", "end a partition", nil},
+	{"cut-site", "cut the servers of a site off from all others", nil},
+	{"heal-site", "end that", nil},
 	{"fill-disk", "fill a volume of a server up to its max_size", volumeFlag},
 	{"free-disk", "give the space of fill-disk back", volumeFlag},
 	{"corrupt", "flip bytes in the middle of a log segment of a copy", func(c *cobra.Command, o *Order) {
@@ -84,9 +88,13 @@ func volumeFlag(c *cobra.Command, o *Order) {
 
 func (w orderWord) command(dir *string) *cobra.Command {
 	o := Order{Verb: w.verb}
-	c := &cobra.Command{Use: w.verb + " SERVER", Short: w.short, Args: cobra.ExactArgs(1),
+	what := "SERVER"
+	if strings.HasSuffix(w.verb, "-site") {
+		what = "SITE"
+	}
+	c := &cobra.Command{Use: w.verb + " " + what, Short: w.short, Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return serverNames(*dir), cobra.ShellCompDirectiveNoFileComp
+			return serverNames(*dir, what == "SITE"), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			o.Server = args[0]
@@ -103,14 +111,18 @@ func (w orderWord) command(dir *string) *cobra.Command {
 	return c
 }
 
-func serverNames(dir string) []string {
+func serverNames(dir string, sites bool) []string {
 	f, err := ReadFile(dir)
 	if err != nil {
 		return nil
 	}
 	var out []string
 	for _, s := range f.Servers {
-		out = append(out, s.Name)
+		if !sites {
+			out = append(out, s.Name)
+		} else if !slices.Contains(out, s.Site) {
+			out = append(out, s.Site)
+		}
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,7 +23,7 @@ func controlPath(dir string) string { return filepath.Join(dir, "run", "lab.sock
 // Order is what `postern lab <verb>` asks the running lab to do.
 type Order struct {
 	Verb     string `json:"verb"`
-	Server   string `json:"server,omitempty"`
+	Server   string `json:"server,omitempty"`   // of cut-site and heal-site: the site
 	Volume   string `json:"volume,omitempty"`   // fill-disk
 	Database string `json:"database,omitempty"` // corrupt
 	Bytes    int    `json:"bytes,omitempty"`    // corrupt
@@ -75,6 +76,9 @@ func (l *Lab) serveControl(ctx context.Context) error {
 
 // obey carries out one order.
 func (l *Lab) obey(ctx context.Context, o Order) (string, error) {
+	if o.Verb == "cut-site" || o.Verb == "heal-site" {
+		return l.cutSite(ctx, o.Server, o.Verb == "cut-site")
+	}
 	p, err := l.find(o.Server)
 	if err != nil {
 		return "", err
@@ -111,6 +115,27 @@ func (l *Lab) obey(ctx context.Context, o Order) (string, error) {
 		return corrupt(p.plan, o.Database, o.Bytes)
 	}
 	return "", kind.Errorf(kind.Invalid, "no fault %q", o.Verb)
+}
+
+// cutSite cuts the servers of a site off from those of all others.
+func (l *Lab) cutSite(ctx context.Context, site string, cut bool) (string, error) {
+	if err := l.net.usable(); err != nil {
+		return "", err
+	}
+	if !slices.ContainsFunc(l.plans, func(p ServerPlan) bool { return p.Site == site }) {
+		return "", kind.Errorf(kind.NotFound, "no site %q in this lab", site)
+	}
+	l.mu.Lock()
+	l.net.away[site] = cut
+	err := l.net.apply(ctx)
+	l.mu.Unlock()
+	if err != nil {
+		return "", err
+	}
+	if cut {
+		return site + " is cut off from all other sites; heal with: postern lab heal-site " + site, nil
+	}
+	return site + " reaches the others again", nil
 }
 
 func (l *Lab) cutOff(ctx context.Context, name string, cut bool) (string, error) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -26,10 +25,11 @@ type network struct {
 	ports string // of this lab; another lab on the machine uses the same addresses
 	plans []ServerPlan
 	cut   map[string]bool // servers that are cut off from all others
+	away  map[string]bool // sites that are cut off from all others
 }
 
 func newNetwork(plans []ServerPlan, basePort int) *network {
-	return &network{table: fmt.Sprintf("postern_lab_%d", basePort), ports: fmt.Sprintf("%d-%d", basePort+100, basePort+100*(len(plans)+1)+portSpan), plans: plans, cut: map[string]bool{}}
+	return &network{table: fmt.Sprintf("postern_lab_%d", basePort), ports: fmt.Sprintf("%d-%d", basePort+100, basePort+100*(len(plans)+1)+portSpan), plans: plans, cut: map[string]bool{}, away: map[string]bool{}}
 }
 
 // usable says why partitions cannot be made here, nil when they can.
@@ -76,18 +76,30 @@ func (n *network) rules() string {
 	}
 	b.WriteString("  }\n  chain cut {\n    type filter hook output priority filter; policy accept;\n")
 	for _, p := range n.plans {
-		if !n.cut[p.Name] {
-			continue
-		}
-		others := "{ " + strings.Join(slices.DeleteFunc(slices.Clone(ips), func(ip string) bool { return ip == p.IP }), ", ") + " }"
-		// What this server opened, in both directions, and what others opened to it.
-		fmt.Fprintf(&b, "    ct mark %d ip daddr %s tcp dport %s drop\n", p.Index, others, n.ports)
-		fmt.Fprintf(&b, "    ct mark %d ip saddr %s tcp sport %s drop\n", p.Index, others, n.ports)
-		fmt.Fprintf(&b, "    ct mark != %d ip daddr %s tcp dport %s drop\n", p.Index, p.IP, n.ports)
-		fmt.Fprintf(&b, "    ct mark != %d ip saddr %s tcp sport %s drop\n", p.Index, p.IP, n.ports)
+		n.cutOff(&b, p)
 	}
 	b.WriteString("  }\n}\n")
 	return b.String()
+}
+
+// cutOff renders what keeps a server from others: from all of them, or from those
+// of other sites.
+func (n *network) cutOff(b *strings.Builder, p ServerPlan) {
+	var ips, marks []string
+	for _, o := range n.plans {
+		if o.Name != p.Name && (n.cut[p.Name] || n.away[p.Site] && o.Site != p.Site) {
+			ips, marks = append(ips, o.IP), append(marks, fmt.Sprint(o.Index))
+		}
+	}
+	if len(ips) == 0 {
+		return
+	}
+	others, theirs := "{ "+strings.Join(ips, ", ")+" }", "{ "+strings.Join(marks, ", ")+" }"
+	// What this server opened, in both directions, and what others opened to it.
+	fmt.Fprintf(b, "    ct mark %d ip daddr %s tcp dport %s drop\n", p.Index, others, n.ports)
+	fmt.Fprintf(b, "    ct mark %d ip saddr %s tcp sport %s drop\n", p.Index, others, n.ports)
+	fmt.Fprintf(b, "    ct mark %s ip daddr %s tcp dport %s drop\n", theirs, p.IP, n.ports)
+	fmt.Fprintf(b, "    ct mark %s ip saddr %s tcp sport %s drop\n", theirs, p.IP, n.ports)
 }
 
 func (n *network) nft(ctx context.Context, script string) error {

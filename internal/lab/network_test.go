@@ -12,11 +12,14 @@ func TestRulesAreAccepted(t *testing.T) {
 	s.Witness = true
 	n := newNetwork(Layout(s, t.TempDir()), s.BasePort)
 	n.cut["MBX2"] = true
+	n.plans[2].Site = "Site2"
+	n.away["Site2"] = true
 	rules := n.rules()
 	for _, want := range []string{
 		"ct state new meta skgid 60702 ct mark set 2",
 		"ct mark 2 ip daddr { 127.0.0.11, 127.0.0.13, 127.0.0.14 } tcp dport 20100-20599 drop",
-		"ct mark != 2 ip saddr 127.0.0.12 tcp sport 20100-20599 drop",
+		"ct mark { 1, 3, 4 } ip saddr 127.0.0.12 tcp sport 20100-20599 drop",
+		"ct mark { 1, 2, 4 } ip daddr 127.0.0.13 tcp dport 20100-20599 drop",
 	} {
 		if !strings.Contains(rules, want) {
 			t.Errorf("no rule %q in\n%s", want, rules)

@@ -238,6 +238,7 @@ func joinCommand(version string, witness bool) *cobra.Command {
 	if witness {
 		c.Use, c.Short = "witness TOKEN", "make this server a voting member without mailboxes"
 		c.Long = "Makes this server a witness: it votes on what the group agrees on and holds no mail, so that a group of two servers or two sites survives the loss of either. " + c.Long
+		c.Flags().BoolVar(&o.Alternate, "alternate", false, "vote only while no other witness does")
 		c.Example = "  postern witness --name WIT1 --site Hamburg --address 10.0.9.1:7443 TOKEN"
 	}
 	p.flags(c)

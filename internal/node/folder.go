@@ -61,6 +61,8 @@ type JoinOptions struct {
 	Token   string
 	Witness bool
 	Replace bool // takes the place of a dead server of this name
+	// Alternate is a witness that votes only while no other witness does.
+	Alternate bool
 }
 
 // Join makes the data folder of a member of the group in the token.
@@ -72,7 +74,7 @@ func Join(ctx context.Context, c Config, o JoinOptions) error {
 		return err
 	}
 	return cluster.Join(ctx, cluster.JoinOptions{Dir: c.clusterDir(), Token: o.Token, Name: c.Name, Site: c.Site, Addr: c.Address,
-		Version: c.Version, Volumes: volumes, Witness: o.Witness, Replace: o.Replace})
+		Version: c.Version, Volumes: volumes, Witness: o.Witness, Replace: o.Replace, Alternate: o.Alternate})
 }
 
 // prepare makes a group of one in an empty data folder.

@@ -36,7 +36,7 @@ func (k *keeper) run(ctx context.Context) error {
 			return fmt.Errorf("%s worker cannot start with this configuration; its reason stands above", k.name)
 		}
 		if err == nil && how.ExitCode() == ExitRemoved {
-			return fmt.Errorf("%w (hint: to use this machine again, empty its data folder and join anew)", errRemoved)
+			return fmt.Errorf("%w (hint: take it in again with postern join --replace TOKEN, or with an empty data folder)", errRemoved)
 		}
 		wait := k.pause.after(time.Since(begun))
 		k.host.workerEnded(WorkerEnd{At: time.Now().UTC(), Worker: k.name, How: k.because(how, err), Lived: time.Since(begun).Round(time.Millisecond).String()})

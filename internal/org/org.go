@@ -86,6 +86,8 @@ type Server struct {
 	Site     SiteName   `json:"site,omitempty"`
 	Witness  bool       `json:"witness,omitempty"` // votes, holds no mailboxes
 	Voter    bool       `json:"voter,omitempty"`   // runs an etcd member
+	// Alternate is a witness that begins to vote when no other witness does.
+	Alternate bool `json:"alternate,omitempty"`
 	// ClusterAddr is host:port for all traffic between servers.
 	ClusterAddr string `json:"cluster_addr"`
 	// PeerURL and ClientURL are etcd's, empty where it does not vote.

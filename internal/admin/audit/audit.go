@@ -87,6 +87,10 @@ func New(cfg Config, state State, log *slog.Logger) *Log {
 	return &Log{cfg: cfg, state: state, log: log, now: time.Now}
 }
 
+// withoutQuorum is how long a command for the time without quorum waits for its
+// record to be taken.
+const withoutQuorum = time.Second
+
 // Begin writes down that caller is about to run c with the parameters in. Its
 // error is that of the agreed state, and then the change must not run; a command
 // for the time when that does not answer is in the file only until its End.
@@ -98,7 +102,13 @@ func (l *Log) Begin(ctx context.Context, c command.Command, caller command.Calle
 	}
 	r.DryRun, _ = r.Params["dry_run"].(bool)
 	delete(r.Params, "dry_run")
-	if err := l.put(ctx, r, l.surplus()); err != nil && !(c.WithoutQuorum && kind.Is(err, kind.Busy)) {
+	put := ctx
+	if c.WithoutQuorum {
+		var cancel context.CancelFunc
+		put, cancel = context.WithTimeout(ctx, withoutQuorum)
+		defer cancel()
+	}
+	if err := l.put(put, r, l.surplus()); err != nil && !(c.WithoutQuorum && kind.Is(err, kind.Busy)) {
 		return Record{}, fmt.Errorf("write audit record of %s: %w", c.Name(), err)
 	}
 	l.file(r)

@@ -30,6 +30,8 @@ type Request struct {
 	Program string           `cbor:"8,keyasint"` // version of the program
 	CSR     []byte           `cbor:"9,keyasint"`
 	Replace bool             `cbor:"10,keyasint"` // takes the place of a dead server of this name
+	// Alternate is a witness that votes only while no other does.
+	Alternate bool `cbor:"11,keyasint,omitempty"`
 }
 
 // Answer is what the member replies: an error, or all that a data folder needs.
