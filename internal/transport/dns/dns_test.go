@@ -385,3 +385,30 @@ func TestStd(t *testing.T) {
 		t.Error("nobody could tell, and it was told")
 	}
 }
+
+// TestAnswers: a resolver that says there is no such name works, one that cannot
+// say or is silent does not; one of two is enough, and is named.
+func TestAnswers(t *testing.T) {
+	good, bad := start(t, "mx.example. 60 IN A 192.0.2.1"), start(t)
+	bad.set(func() { bad.odd = func(*wire.Msg, bool) (*wire.Msg, bool) { return nil, true } })
+	for _, c := range []struct {
+		name    string
+		servers []string
+		ok      bool
+		text    string
+	}{
+		{"mx.example", []string{good.addr}, true, ""},
+		{"nobody.example", []string{good.addr}, true, ""},
+		{"mx.example", []string{bad.addr}, false, ""},
+		{"mx.example", []string{bad.addr, good.addr}, true, bad.addr},
+	} {
+		r, err := New(Config{Servers: c.servers, Timeout: 100 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := r.Answers(t.Context(), c.name)
+		if (err == nil) != c.ok || !strings.Contains(text, c.text) {
+			t.Errorf("%+v: %q, %v", c, text, err)
+		}
+	}
+}
