@@ -87,7 +87,9 @@ func (w *mailWorker) paths() paths {
 		}
 	}
 	for _, c := range org.Components() {
-		p.States[c], _ = w.components.State(c)
+		if w.mover != nil || c == org.AdminAPI { // a witness has no other doors
+			p.States[c], _ = w.components.State(c)
+		}
 	}
 	for _, s := range (mesh{w.cluster}).Members() {
 		if s == me || !(mesh{w.cluster}).Up(s) {
