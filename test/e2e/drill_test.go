@@ -33,7 +33,11 @@ func TestDrill(t *testing.T) {
 		t.Errorf("a failover that nobody allowed: %v", err)
 	}
 	for _, args := range [][]string{{"kill-worker", "--server", "MBX3"}, {"failover", "--server", "MBX2", "--allow", "failover"}} {
-		p := g.planDone(g.begin(append([]string{"drill", "run", "--max-unavailable", "15s"}, args...)...), 2*time.Minute)
+		var p planOf
+		eventually(t, time.Minute, "a drill may begin", func() error { // it waits until nothing is red
+			return g.command(t.Context(), &p, append([]string{"drill", "run", "--max-unavailable", "30s"}, args...)...)
+		})
+		p = g.planDone(p, 2*time.Minute)
 		var r struct {
 			Passed   bool     `json:"passed"`
 			Verdict  string   `json:"verdict"`

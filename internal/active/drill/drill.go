@@ -196,7 +196,7 @@ func Plan(o Order, t maintain.Times) (org.Plan, error) {
 	case Maintenance:
 		steps = slices.Concat(steps, maintain.StartSteps(o.Server, t), maintain.StopSteps(o.Server, t, true))
 	}
-	steps = append(steps, one(StepSettle, "clients go on for a while", "", t.Roles), one(StepReport, "signed", "", 2*time.Minute))
+	steps = append(steps, one(StepSettle, "clients go on for a while, and every copy is in sync", "", t.Sync), one(StepReport, "signed", "", 2*time.Minute))
 	b, err := json.Marshal(o)
 	return org.Plan{Kind: KindName, Title: title, By: o.By, Why: o.Why, Args: b, Steps: steps}, err
 }

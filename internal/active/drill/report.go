@@ -222,7 +222,10 @@ func Verify(reports []Report, authority *x509.Certificate) ([]string, error) {
 			return out, err
 		}
 	}
-	if n := len(reports); n > 0 {
+	if len(reports) == 1 {
+		out = append(out, fmt.Sprintf("%s is the only report: its signature is good, made by a server of this group", reports[0].ID))
+	}
+	if n := len(reports); n > 1 {
 		out = append(out, fmt.Sprintf("all %d reports from %s to %s: each signature is good, made by a server of this group, and each report names the one before it", n, reports[0].ID, reports[n-1].ID))
 	}
 	return out, nil

@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -63,9 +64,7 @@ func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
 	case StepReturn:
 		return k.another(p, s), true
 	case StepSettle:
-		return plan.Step{Check: func(context.Context) plan.Finding {
-			return plan.Finding{Done: !s.Begun.IsZero() && k.Library.Now().Sub(s.Begun) >= 3*time.Second, Wait: "for clients to go on"}
-		}}, true
+		return k.settle(o, s), true
 	case StepReport:
 		return k.report(o, p), true
 	}
@@ -80,6 +79,18 @@ func (k Kind) check(o Order) plan.Step {
 	return plan.Step{Check: func(ctx context.Context) plan.Finding {
 		no := Judge(k.Library.Facts(ctx), o, k.World.Red())
 		return plan.Finding{Done: len(no) == 0, Stop: strings.Join(no, "; ")}
+	}}
+}
+
+// settle has clients go on for a while, and waits until redundancy is whole again;
+// where it is not in time, the report says so.
+func (k Kind) settle(o Order, s org.PlanStep) plan.Step {
+	return plan.Step{Late: plan.GoOn, Check: func(context.Context) plan.Finding {
+		if s.Begun.IsZero() || k.Library.Now().Sub(s.Begun) < 3*time.Second {
+			return plan.Finding{Wait: "for clients to go on"}
+		}
+		_, behind := changes(o.Active, k.Library.World.View())
+		return plan.Finding{Done: len(behind) == 0, Wait: "for redundancy: " + strings.Join(shorten(behind, 5), ", ")}
 	}}
 }
 
@@ -283,7 +294,8 @@ func (k Kind) chain(o Order, p org.Plan, got []Measure) (t cluster.Txn, err erro
 		Versions: map[org.ServerName]string{}, Before: o.Before, After: Rows(v), Measures: got, Allowed: o.Allowed}
 	r.describe(o, p, v)
 	for _, s := range v.Servers() {
-		_, r.Versions[s.Name] = k.World.Boot(s.Name)
+		_, version := k.World.Boot(s.Name)
+		r.Versions[s.Name] = cmp.Or(version, "not heard")
 	}
 	r.conclude()
 	var h head
