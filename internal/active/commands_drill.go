@@ -12,9 +12,9 @@ import (
 )
 
 type drillArgs struct {
-	Exercise string           `json:"exercise" arg:"1" required:"true" enum:"move,kill-worker,maintenance,failover" doc:"what is exercised"`
-	Server   org.ServerName   `json:"server" complete:"server list" doc:"server of all but a move"`
-	Database org.DatabaseName `json:"database" complete:"database list" doc:"database of a move"`
+	Exercise string           `json:"exercise" arg:"1" required:"true" enum:"move,kill-worker,maintenance,reseed,failover" doc:"what is exercised"`
+	Server   org.ServerName   `json:"server" complete:"server list" doc:"server of all but a move; of a reseed that of the copy"`
+	Database org.DatabaseName `json:"database" complete:"database list" doc:"database of a move or reseed"`
 	To       org.ServerName   `json:"to" complete:"server list" doc:"target of a move; a copy in sync when not given"`
 	Allowed  time.Duration    `json:"max_unavailable" default:"5s" doc:"how long clients may wait; at twice that the drill ends"`
 	Allow    string           `json:"allow" enum:",failover" doc:"failover: people may notice it"`

@@ -177,6 +177,10 @@ func (m *Manager) drillPlan(ctx context.Context, o drill.Order) (org.Plan, error
 	if err := refused(drill.Judge(f, o, m.works.Red())); err != nil {
 		return org.Plan{}, err
 	}
+	if def, ok := m.group.View().Database(o.Database); ok && o.Exercise == drill.Reseed {
+		c, _ := def.Copy(o.Server)
+		o.Seed = c.SeedCount + 1
+	}
 	o.Before = drill.Rows(m.group.View())
 	o.Why = cmp.Or(o.Why, "a drill")
 	return drill.Plan(o, m.works.maintain.Times)

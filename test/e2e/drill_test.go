@@ -32,7 +32,7 @@ func TestDrill(t *testing.T) {
 	if err := g.command(t.Context(), nil, "drill", "run", "failover", "--server", "MBX2"); err == nil || !strings.Contains(err.Error(), "--allow failover") {
 		t.Errorf("a failover that nobody allowed: %v", err)
 	}
-	for _, args := range [][]string{{"kill-worker", "--server", "MBX3"}, {"failover", "--server", "MBX2", "--allow", "failover"}} {
+	for _, args := range [][]string{{"kill-worker", "--server", "MBX3"}, {"reseed", "--database", "DB01"}, {"failover", "--server", "MBX2", "--allow", "failover"}} {
 		var p planOf
 		eventually(t, time.Minute, "a drill may begin", func() error { // it waits until nothing is red
 			return g.command(t.Context(), &p, append([]string{"drill", "run", "--max-unavailable", "30s"}, args...)...)

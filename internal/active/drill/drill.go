@@ -19,12 +19,13 @@ const KindName = "drill"
 const (
 	Move        = "move"        // a database moves away and back
 	KillWorker  = "kill-worker" // the mail worker of a server ends without warning
+	Reseed      = "reseed"      // a copy is emptied and made anew from another
 	Failover    = "failover"    // the mail worker of a server hangs, and other servers take its databases
 	Maintenance = "maintenance" // a server goes out of service and comes back
 )
 
 // Exercises are all of them.
-func Exercises() []string { return []string{Move, KillWorker, Maintenance, Failover} }
+func Exercises() []string { return []string{Move, KillWorker, Maintenance, Reseed, Failover} }
 
 // Names of the steps that are not maintenance's.
 const (
@@ -32,6 +33,7 @@ const (
 	StepMeasure = "measure"
 	StepMove    = "move database"
 	StepBack    = "move it back"
+	StepReseed  = "reseed copy"
 	StepKill    = "kill mail worker"
 	StepFreeze  = "freeze mail worker"
 	StepAway    = "databases elsewhere"
@@ -61,6 +63,8 @@ type Order struct {
 	// Databases are measured, by Meters.
 	Databases []org.DatabaseName `json:"databases,omitempty"`
 	Meters    []org.ServerName   `json:"meters,omitempty"`
+	// Seed is the number of the seed that a reseed orders: it is ordered once.
+	Seed int `json:"seed,omitempty"`
 	// Allow names what has to be allowed by name: a failover.
 	Allow string `json:"allow,omitempty"`
 	// Schedule is whose drill this is, empty for a person's.
@@ -94,6 +98,19 @@ func Complete(f maintain.Facts, o Order) (Order, error) {
 		}
 		if o.To == "" || o.To == d.Active || !slices.Contains(d.InSync, o.To) {
 			return o, kind.Errorf(kind.Conflict, "%s has no other copy in sync that it could move to", d.Name)
+		}
+	case Reseed:
+		i := slices.IndexFunc(f.Databases, func(d maintain.Database) bool { return d.Name == o.Database })
+		if i < 0 {
+			return o, kind.WithHint(kind.Errorf(kind.NotFound, "database %q does not exist", o.Database), "postern database list")
+		}
+		d := f.Databases[i]
+		if o.Server == "" {
+			o.Server = target(f, d)
+		}
+		o.Databases = []org.DatabaseName{d.Name}
+		if o.Server == "" || o.Server == d.Active || !slices.Contains(d.InSync, o.Server) {
+			return o, kind.Errorf(kind.Conflict, "%s has no other copy in sync that could be made anew", d.Name)
 		}
 	case KillWorker, Maintenance, Failover:
 		if !slices.ContainsFunc(f.Servers, func(s maintain.Server) bool { return s.Name == o.Server && !s.Witness }) {
@@ -187,6 +204,9 @@ func Plan(o Order, t maintain.Times) (org.Plan, error) {
 	case Move:
 		title = fmt.Sprintf("drill: %s moves from %s to %s and back", o.Database, o.Server, o.To)
 		steps = append(steps, one(StepMove, string(o.Database), o.To, t.Move), one(StepBack, string(o.Database), o.Server, t.Move))
+	case Reseed:
+		title = fmt.Sprintf("drill: reseed %s on %s", o.Database, o.Server)
+		steps = append(steps, one(StepReseed, fmt.Sprintf("%s is emptied and made anew while writes go on", o.Database), o.Server, t.Sync))
 	case KillWorker:
 		steps = append(steps, one(StepKill, "ends without warning", o.Server, t.Move), pick(maintain.StopSteps(o.Server, t, false), maintain.StepSync))
 	case Failover:

@@ -349,9 +349,15 @@ type world struct {
 	stuck *atomic.Bool  // databases do not move
 }
 
-func (w *world) Me() org.ServerName                              { return "MBX1" }
-func (w *world) Unbalanced() []string                            { return nil }
-func (w *world) Statuses(org.ServerName) []org.CopyStatus        { return nil }
+func (w *world) Me() org.ServerName   { return "MBX1" }
+func (w *world) Unbalanced() []string { return nil }
+func (w *world) Statuses(s org.ServerName) []org.CopyStatus {
+	st := org.CopyStatus{Database: "DB01"}
+	if _, ok := w.View().Get("seeded/" + string(s)); ok {
+		st.SeedCount = 1
+	}
+	return []org.CopyStatus{st}
+}
 func (w *world) Leader(context.Context) org.ServerName           { return "MBX1" }
 func (w *world) Primary() org.ServerName                         { return w.State.Primary() }
 func (w *world) View() *cluster.View                             { return w.State.View() }
@@ -558,6 +564,46 @@ func TestFailover(t *testing.T) {
 		}
 		if took := p.Steps[4].Ended.Sub(p.Created); took < 12*time.Second {
 			t.Errorf("%s: %s after the begin, sooner than the host ended what hangs", p.Steps[4].Name, took)
+		}
+	})
+}
+
+// TestReseed has a copy emptied and made anew, once, though the server that
+// carries the drill out dies after it ordered that.
+func TestReseed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		all := []org.ServerName{"MBX1", "MBX2", "MBX3"}
+		begun := 0
+		l.st.Hook(func(by org.ServerName, done bool) bool {
+			v := l.st.Snapshot()
+			mt, _ := v.Mount("DB01")
+			if !done || mt.IsInSync("MBX3") || begun > 0 {
+				return true
+			}
+			begun++
+			l.st.Set(plantest.RoleKey, "MBX1")
+			l.stop["MBX2"]()
+			time.AfterFunc(20*time.Second, func() {
+				l.st.Put("seeded/MBX3", "1")
+				l.st.Put("mounts/DB01", org.Mount{Database: "DB01", Active: "MBX1", InSync: all})
+			})
+			return false
+		})
+		l.run("MBX2", "MBX1")
+		defer l.end()
+		p, r := l.drill(Order{Exercise: Reseed, Database: "DB01", Server: "MBX3", Seed: 1})
+		def, _ := l.st.View().Database("DB01")
+		if c, _ := def.Copy("MBX3"); p.State != org.PlanDone || !r.Passed || begun != 1 || c.SeedCount != 1 {
+			t.Errorf("%s (%s): %s, begun %d, %+v", p.State, p.Held, r.Verdict, begun, def)
+		}
+		if took := p.Steps[2].Ended.Sub(p.Steps[2].Begun); took < 19*time.Second {
+			t.Errorf("the seed was not waited for: %s", took)
+		}
+		for _, o := range []Order{{Exercise: Reseed, Database: "DB09"}, {Exercise: Reseed, Database: "DB01", Server: "MBX1"}} {
+			if _, err := Complete(group(), o); err == nil {
+				t.Errorf("%+v is not refused", o)
+			}
 		}
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/internal/active/plan"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -55,6 +56,8 @@ func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
 		return k.measure(o, p), true
 	case StepMove, StepBack:
 		return k.move(o, s), true
+	case StepReseed:
+		return k.reseed(o, s), true
 	case StepKill:
 		return k.order(o, p, s, org.OrderKillWorker), true
 	case StepFreeze:
@@ -181,6 +184,55 @@ func (k Kind) move(o Order, s org.PlanStep) plan.Step {
 				return err
 			}
 			return k.World.MoveTo(ctx, o.Database, s.Server, "a drill")
+		}}
+}
+
+// reseed empties a copy that is in sync and waits until it is whole again. As for
+// an administrator's order the copy leaves the in-sync set in the same
+// transaction. It is not undone: a copy that is being seeded goes on.
+func (k Kind) reseed(o Order, s org.PlanStep) plan.Step {
+	return plan.Step{
+		Check: func(context.Context) plan.Finding {
+			v := k.Library.World.View()
+			def, _ := v.Database(o.Database)
+			mt, _ := v.Mount(o.Database)
+			if c, ok := def.Copy(s.Server); !ok || c.SeedCount < o.Seed {
+				return plan.Finding{Wait: "for the seed to be ordered"}
+			}
+			for _, st := range k.Library.World.Statuses(s.Server) {
+				if st.Database == o.Database && st.SeedCount >= o.Seed && mt.IsInSync(s.Server) {
+					return plan.Finding{Done: true, Note: fmt.Sprintf("%s was emptied and made anew", o.Database)}
+				}
+			}
+			return plan.Finding{Wait: fmt.Sprintf("for %s on %s to be in sync again", o.Database, s.Server)}
+		},
+		Do: func(ctx context.Context, pen *plan.Pen) error {
+			v := k.Library.World.View()
+			def, _ := v.Database(o.Database)
+			mt, _ := v.Mount(o.Database)
+			i := slices.IndexFunc(def.Copies, func(c org.Copy) bool { return c.Server == s.Server })
+			switch {
+			case i < 0:
+				return kind.Errorf(kind.Conflict, "%s has no copy on %s any more", o.Database, s.Server)
+			case def.Copies[i].SeedCount >= o.Seed:
+				return nil // ordered already
+			case mt.Active == s.Server || len(mt.InSync) < 3:
+				return kind.Errorf(kind.Conflict, "%s is active on %s and in sync on %d servers: its copy on %s is needed", o.Database, mt.Active, len(mt.InSync), s.Server)
+			}
+			def.Copies = slices.Clone(def.Copies)
+			def.Copies[i].SeedCount = o.Seed
+			mt.InSync = slices.DeleteFunc(slices.Clone(mt.InSync), func(x org.ServerName) bool { return x == s.Server })
+			db, err := json.Marshal(def)
+			if err != nil {
+				return err
+			}
+			row, err := json.Marshal(mt)
+			if err != nil {
+				return err
+			}
+			dbKey, mountKey := mailbox.DatabaseKey(o.Database), mailbox.MountKey(o.Database)
+			return pen.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: dbKey, Revision: v.DatabaseRevision(o.Database)}, {Key: mountKey, Revision: mt.Revision}},
+				Then: []cluster.Op{{Key: dbKey, Value: db}, {Key: mountKey, Value: row}}})
 		}}
 }
 
