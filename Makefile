@@ -21,7 +21,7 @@ RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./inte
 
 export CGO_ENABLED = 0
 
-.PHONY: all build run test unit race e2e peers netns sites lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
+.PHONY: all build run test unit race e2e maintenance peers netns sites lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
 
 all: build
 
@@ -60,6 +60,9 @@ fuzz: ## each fuzz target for FUZZ_TIME
 e2e: build ## the real binary: first steps with real clients, then faults under load
 	$(GO) run ./test/load/cmd/firststeps -postern $(BIN)
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -fast -rounds 3 -moves 3 -pauses 1 -senders 8 -sessions 10 -every 10s
+
+maintenance: ## each server out and back, a rolling restart, and every drill, on the real binary under load; ends by itself
+	$(GO) test -count=1 -v -timeout 20m ./test/e2e -run '^(TestMaintenanceCycle|TestRollingRestart|TestDrill)$$' -long
 
 peers: ## Postfix, swaks, rspamd, ClamAV and python3-dkim against the real binary (root; installs what is missing)
 	$(GO) test -count=1 -timeout 10m ./test/peers

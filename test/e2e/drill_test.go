@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"flag"
 	"strings"
 	"testing"
 	"time"
 )
+
+// long has TestDrill exercise all there is (make maintenance).
+var long = flag.Bool("long", false, "all drills, not only one")
 
 // TestDrill moves 30 databases off a server, and then exercises failures of
 // servers with many databases: what the signed report says is what an auditor
@@ -32,7 +36,12 @@ func TestDrill(t *testing.T) {
 	if err := g.command(t.Context(), nil, "drill", "run", "failover", "--server", "MBX2"); err == nil || !strings.Contains(err.Error(), "--allow failover") {
 		t.Errorf("a failover that nobody allowed: %v", err)
 	}
-	for _, args := range [][]string{{"kill-worker", "--server", "MBX3"}, {"reseed", "--database", "DB01"}, {"failover", "--server", "MBX2", "--allow", "failover"}} {
+	exercises := [][]string{{"kill-worker", "--server", "MBX3"}}
+	if *long {
+		exercises = append(exercises, []string{"move", "--database", "DB02"}, []string{"reseed", "--database", "DB01"},
+			[]string{"failover", "--server", "MBX2", "--allow", "failover"}, []string{"maintenance", "--server", "MBX1"})
+	}
+	for _, args := range exercises {
 		var p planOf
 		eventually(t, time.Minute, "a drill may begin", func() error { // it waits until nothing is red
 			return g.command(t.Context(), &p, append([]string{"drill", "run", "--max-unavailable", "30s"}, args...)...)
