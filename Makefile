@@ -73,6 +73,9 @@ netns: ## three hosts with two networks each, in network namespaces, and cables 
 sites: ## a whole site lost, with and without a majority, also with two voting servers in each (root; needs nft)
 	POSTERN_SITES=all $(GO) test -count=1 -timeout 10m ./test/e2e -run '^TestSiteLost$$' -v
 
+e2e-health: ## parts of a server broken from inside and outside, also what takes long; ends by itself
+	HEALTH_FAULTS=all $(GO) test -count=1 -timeout 10m -v -run '^TestHealth$$' ./test/e2e
+
 chaos: build ## ten minutes of faults under load; fails on any loss
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration $(CHAOS_TIME) $(CHAOS_ARGS)
 

@@ -336,6 +336,10 @@ func (d *Desk) checkSilence(ctx context.Context, now time.Time, orders chan stru
 	}()
 }
 
+// Record writes a row of the recovery log about what a part of this server did
+// because it had to, such as a door that ended and is built anew.
+func (d *Desk) Record(ctx context.Context, r org.Recovery) error { return d.gate.Record(ctx, r) }
+
 // said is told of every row of the recovery log that this server writes.
 func (d *Desk) said(r org.Recovery) {
 	d.figures.deed(r)

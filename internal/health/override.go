@@ -131,8 +131,8 @@ func holds(o org.Override, version string, now time.Time) bool {
 
 // RecoveryMode is the recovery mode of a health set of a server at a time, for rooms
 // that repair by themselves; an empty set asks for what belongs to none.
-func RecoveryMode(rows Rows, me org.ServerName, set string, now time.Time) respond.Mode {
-	return rules{Modes: modesOf(rows, me, now)}.modeFor(set)
+func RecoveryMode(c Config, rows Rows, me org.ServerName, set string, now time.Time) respond.Mode {
+	return rules{Modes: append(modesOf(rows, me, now), c.rules().Modes...)}.modeFor(set)
 }
 
 // modesOf reads the recovery modes that hold for a server.

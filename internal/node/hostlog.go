@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/health"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -62,4 +63,28 @@ func (w *mailWorker) logEnd(ctx context.Context, r org.Recovery) error {
 	}
 	_, err = w.cluster.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key}}, Then: []cluster.Op{{Key: key, Value: b}}})
 	return err
+}
+
+// rebuildNote bounds how long the rebuild of a door waits for its entry.
+const rebuildNote = 2 * time.Second
+
+// logRebuild writes into the recovery log that a door ended by itself, and when it
+// was built anew.
+func (w *mailWorker) logRebuild(name string) func(error) {
+	var open org.Recovery
+	return func(cause error) { // by the service's loop alone
+		now := time.Now().UTC()
+		if cause != nil {
+			open = org.Recovery{ID: org.RecoveryID(now, w.cluster.Name(), name+"-door"), Server: w.cluster.Name(), Action: string(health.RestartService), Target: name,
+				Responder: "Service", Begun: now, Cause: name + " ended by itself: " + cause.Error(), Allowed: true,
+				Evidence: []org.RecoveryEvidence{{At: now, Item: "Service", Target: name, Result: "failed", Text: cause.Error()}}}
+		} else {
+			open.Ended, open.Result = now, name+" was built anew"
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), rebuildNote)
+		defer cancel()
+		if err := w.desk.Record(ctx, open); err != nil {
+			w.log.Warn("the rebuild of a door was not written down", "door", name, "err", err)
+		}
+	}
 }

@@ -141,7 +141,7 @@ func (w *mailWorker) keepers(st *stages) {
 	st.run("directory", w.directory.Run)
 	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Log: w.log, Events: w.events,
 		Recovery: func(set string) string {
-			return string(health.RecoveryMode(rows{w.cluster}, w.cluster.Name(), set, time.Now()))
+			return string(health.RecoveryMode(w.cfg.healthConfig(), rows{w.cluster}, w.cluster.Name(), set, time.Now()))
 		}}
 	if w.mover != nil {
 		st.run("transport", w.mover.Run)
@@ -229,6 +229,7 @@ func (w *mailWorker) mailDoors(st *stages) (err error) {
 	if err != nil {
 		return err
 	}
+	w.smtp.told, w.imap.told = w.logRebuild(serviceSMTP), w.logRebuild(serviceIMAP)
 	for _, c := range []org.Component{org.SMTPComponent, org.Submission} {
 		w.components.Obeys(c, func() (org.ComponentState, int) { return w.smtp.current().Now(c) })
 	}

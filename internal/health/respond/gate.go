@@ -315,6 +315,13 @@ func (g *Gate) CloseOpen(ctx context.Context, before time.Time) error {
 	return nil
 }
 
+// Record writes what a part of the server did by itself, because it had to, into
+// the recovery log: here until there is quorum, where there is none.
+func (g *Gate) Record(ctx context.Context, row org.Recovery) error {
+	_, err := g.record(ctx, row)
+	return err
+}
+
 // record writes a row of the log and nothing else: to the agreed state, or to
 // the journal of this server where that is not possible.
 func (g *Gate) record(ctx context.Context, row org.Recovery) (org.Recovery, error) {
