@@ -24,6 +24,7 @@ type checkpoint struct {
 	dir string
 	at  int64 // Unix nanoseconds
 	lsn org.LSN
+	end org.LSN // it holds no log from here on, as far as that is known
 }
 
 // checkpointBook are the kept checkpoints of a copy.
@@ -94,6 +95,7 @@ func (c *dbCopy) loadCheckpoints() error {
 			}
 			continue
 		}
+		cp.end = end
 		kept = append(kept, cp)
 	}
 	slices.SortFunc(kept, func(a, b checkpoint) int { return cmp.Or(cmp.Compare(a.lsn, b.lsn), cmp.Compare(a.at, b.at)) })
@@ -164,6 +166,7 @@ func (c *dbCopy) takeCheckpoint() error {
 	if cp.at = c.lastTime.Load(); cp.at == 0 {
 		return disk.RemoveAll(making) // when its log was made is not known
 	}
+	cp.end = c.index().Applied().LSN
 	cp.dir = filepath.Join(dir, cp.name())
 	if err := disk.RemoveAll(cp.dir); err != nil {
 		return err
@@ -184,6 +187,24 @@ func (c *dbCopy) takeCheckpoint() error {
 	c.checkpoints.mu.Lock()
 	defer c.checkpoints.mu.Unlock()
 	c.checkpoints.kept = append(c.checkpoints.kept, cp)
+	return nil
+}
+
+// dropCheckpoints removes the checkpoints behind position at: what was replayed
+// for them is no longer in this copy's history.
+func (c *dbCopy) dropCheckpoints(at org.LSN) error {
+	b := &c.checkpoints
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.kept) == 0 && at == 0 { // it may not have been opened yet
+		return c.k.deps.IndexFS.RemoveAll(filepath.Join(c.dir, checkpointsName))
+	}
+	for n := len(b.kept); n > 0 && b.kept[n-1].end > at; n = len(b.kept) {
+		if err := c.k.deps.IndexFS.RemoveAll(b.kept[n-1].dir); err != nil {
+			return fmt.Errorf("remove a checkpoint of another history: %w", err)
+		}
+		b.kept = b.kept[:n-1]
+	}
 	return nil
 }
 

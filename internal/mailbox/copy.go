@@ -543,6 +543,9 @@ func (r *restart) Error() string { return r.why }
 // prepareRestart puts away what the role said, while the copy is closed.
 func (c *dbCopy) prepareRestart(r *restart) error {
 	c.log.Warn("copy is opened anew", "why", r.why)
+	if err := c.dropCheckpoints(0); err != nil {
+		return err
+	}
 	if err := c.dropIndex(); err != nil {
 		return err
 	}

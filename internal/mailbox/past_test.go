@@ -346,3 +346,38 @@ func TestRecover(t *testing.T) {
 		t.Errorf("too long ago: %v", err)
 	}
 }
+
+// TestCheckpointsGoWithTheirHistory: a checkpoint behind the position where the
+// log is cut goes, one before it stays.
+func TestCheckpointsGoWithTheirHistory(t *testing.T) {
+	p := newPair(t, 0, event.NewLog(discard()))
+	defer p.active.close()
+	defer p.late.close()
+	c := p.active
+	p.do(&store.SetupReq{Mailbox: at.ID})
+	p.hours(1)
+	if err := c.takeCheckpoint(); err != nil {
+		t.Fatal(err)
+	}
+	between := c.jn.End().LSN
+	p.hours(2)
+	if err := c.takeCheckpoint(); err != nil {
+		t.Fatal(err)
+	}
+	left := func(want int) {
+		t.Helper()
+		names, err := c.k.deps.IndexFS.List(filepath.Join(c.dir, checkpointsName))
+		if err != nil || len(names) != want || len(c.checkpoints.kept) != want {
+			t.Errorf("%q, %d kept, %v; want %d", names, len(c.checkpoints.kept), err, want)
+		}
+	}
+	left(2)
+	if err := c.dropCheckpoints(between); err != nil {
+		t.Fatal(err)
+	}
+	left(1)
+	if err := c.dropCheckpoints(between - 8); err != nil {
+		t.Fatal(err)
+	}
+	left(0)
+}

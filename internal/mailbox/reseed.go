@@ -94,6 +94,9 @@ func (c *dbCopy) honourReseed() error {
 
 // wipe removes log and index. What was set aside stays.
 func (c *dbCopy) wipe() error {
+	if err := c.dropCheckpoints(0); err != nil {
+		return err
+	}
 	if err := c.dropIndex(); err != nil {
 		return err
 	}
@@ -141,6 +144,9 @@ func (c *dbCopy) cutAt(at journal.Position) error {
 		return &restart{why: fmt.Sprintf("the log forks at position %d, before the index", at.LSN), index: true}
 	}
 	aside := filepath.Join(c.asideDir(), fmt.Sprintf("%d-%016x.log", time.Now().UnixNano(), uint64(at.LSN)))
+	if err := c.dropCheckpoints(at.LSN); err != nil {
+		return err
+	}
 	if err := c.jn.Cut(at, aside); err != nil {
 		return err
 	}
