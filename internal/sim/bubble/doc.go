@@ -35,8 +35,8 @@
 //     written. The index is on vfs.MemFS.
 //
 //   - Plans are the product's: servers are taken out for maintenance, restarted
-//     and brought back, by a primary that may die on the way. Their queues are
-//     empty and their doors obey at once.
+//     and brought back, by a primary that may die on the way. Their queues become
+//     empty by themselves and their doors obey at once.
 //
 //   - Health is what servers publish of their sets, which faults turn: who selects
 //     copies goes by it. Nobody probes and nobody recovers.

@@ -11,14 +11,24 @@ import (
 	"github.com/postern-mail/postern/internal/org"
 )
 
+// queueTime is how long a queue takes to become empty once the doors are closed:
+// time for something to happen while a plan is on its way.
+const queueTime = 1500 * time.Millisecond
+
 // planDeps are what plans need of a process that has no queue and no doors: the
-// queue is empty and takes messages where nobody asked it not to.
+// queue becomes empty by itself, and takes messages where nobody asked it not to.
 func (p *process) planDeps() active.PlanDeps {
 	return active.PlanDeps{
 		Leader: func(context.Context) org.ServerName { return p.srv.w.agreed.leads() },
 		Boot:   func(s org.ServerName) (string, string) { return "", "" },
 		Queue: func(_ context.Context, s org.ServerName) (int64, bool, error) {
-			return 0, p.component(s, org.Transport) == org.Active, nil
+			left := time.Duration(0)
+			for _, e := range p.group.View().ComponentEntries(s) {
+				if e.Component == org.SMTPComponent && e.Requester == org.Maintenance {
+					left = max(0, queueTime-time.Since(e.Since))
+				}
+			}
+			return int64(left / time.Millisecond), p.component(s, org.Transport) == org.Active, nil
 		},
 	}
 }
