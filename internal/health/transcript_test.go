@@ -36,7 +36,6 @@ type stage struct {
 	chain    Chain
 	progress respond.Progress
 	target   string
-	came     time.Time
 	began    time.Time
 
 	fails   string // what the probe says, empty: it passes
