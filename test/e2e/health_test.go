@@ -132,11 +132,14 @@ func (c *crowd) changes(server, db string) meter {
 		}
 		return r, err
 	}
-	first, err := login(c.t.Context(), at, c.tls, u.Address, u.Password)
-	must(c.t, err)
+	var first reader
+	eventually(c.t, 40*time.Second, "the door of "+server+" lets users in", func() (err error) {
+		first, err = login(c.t.Context(), at, c.tls, u.Address, u.Password) // a fault before may have taken it out for a while
+		return err
+	})
 	defer first.Close()
 	must(c.t, first.Create(folder, nil).Wait())
-	_, err = first.store(folder, letter("to be changed", u.Address))
+	_, err := first.store(folder, letter("to be changed", u.Address))
 	must(c.t, err)
 	r, err := open()
 	must(c.t, err)
