@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base32"
+	"encoding/binary"
 	"net"
 	"time"
 
@@ -64,21 +67,21 @@ func (c *Cluster) takeIn(ctx context.Context, req joining.Request) (a joining.An
 	if err := c.Sync(ctx); err != nil {
 		return a, err
 	}
+	if s, ok := c.View().Server(req.Name); ok && s.Identity == identityOf(req) {
+		return c.welcome(req, s) // it is a member since a request whose answer was lost
+	}
 	token, err := c.checkToken(req)
 	if err != nil {
 		return a, err
 	}
-	authority, err := c.authority()
-	if err != nil {
-		return a, err
-	}
 	row := newRow(req.Name, req.Site, req.Addr, req.Program, req.Volumes)
+	row.Identity = identityOf(req)
 	row.Witness, row.Alternate = req.Witness, req.Witness && req.Alternate
 	server, err := c.admission(ctx, org.Server(row), req.Replace)
 	if err != nil {
 		return a, err
 	}
-	cert, err := authority.Issue(req.CSR, subjectOf(server.row), c.cfg.CertificateLife)
+	a, err = c.welcome(req, server.row)
 	if err != nil {
 		return a, err
 	}
@@ -88,8 +91,36 @@ func (c *Cluster) takeIn(ctx context.Context, req joining.Request) (a joining.An
 		return a, err
 	}
 	c.events.Emit(evJoined, "server %s joined the group (site %q, address %s)", req.Name, req.Site, req.Addr)
+	a.View = view.Encode(c.self.Group, c.View())
+	return a, nil
+}
+
+// identityOf is the identity of a server that joins. A request that is repeated,
+// because its answer was lost, has the same; nobody else can know the token's
+// secret, or use the certificate without the key behind the request.
+func identityOf(req joining.Request) string {
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte("server identity"), req.Secret, req.CSR} {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+		h.Write(n[:])
+		h.Write(part)
+	}
+	return base32.StdEncoding.EncodeToString(h.Sum(nil))[:26]
+}
+
+// welcome is the answer to a server with this row.
+func (c *Cluster) welcome(req joining.Request, row org.Server) (a joining.Answer, err error) {
+	authority, err := c.authority()
+	if err != nil {
+		return a, err
+	}
+	cert, err := authority.Issue(req.CSR, subjectOf(row), c.cfg.CertificateLife)
+	if err != nil {
+		return a, err
+	}
 	return joining.Answer{
-		Version: joining.Version, Group: c.self.Group, Identity: server.row.Identity, Cert: cert,
+		Version: joining.Version, Group: c.self.Group, Identity: row.Identity, Cert: cert,
 		GroupKey: c.groupKey, View: view.Encode(c.self.Group, c.View()),
 	}, nil
 }
