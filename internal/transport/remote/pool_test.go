@@ -277,7 +277,8 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	senders.Wait()
-	if n := len(from); n > maxPerDest || len(p.got()) != workers*each || <-from != "127.0.0.7" {
+	// One that served its number of messages may have been followed by another.
+	if n := len(from); n > maxPerDest+workers*each/maxMessages || len(p.got()) != workers*each || <-from != "127.0.0.7" {
 		t.Errorf("%d messages over %d sessions", len(p.got()), n)
 	}
 }
