@@ -21,7 +21,7 @@ RACE := ./internal/node/... ./internal/cluster/... ./internal/mailbox/... ./inte
 
 export CGO_ENABLED = 0
 
-.PHONY: all build run test unit race e2e maintenance peers netns sites lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
+.PHONY: all build run test unit race e2e maintenance peers netns sites e2e-health faults lint vet bench chaos chaos-long chaos-sim fuzz fuzz-smoke vuln sample docs clean
 
 all: build
 
@@ -44,7 +44,7 @@ lint: vet ## gofmt, vet, staticcheck
 # somebody else's tree. Other people's mail software has its turn by itself.
 unit:
 	$(GO) test -count=1 ./internal
-	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v -e /test/peers$$ -e /test/netns$$)
+	$(GO) test -timeout 10m $$($(GO) list ./... | grep -v -e /test/e2e$$ -e /test/peers$$ -e /test/netns$$)
 
 # The race detector needs a C compiler; everything else does not.
 race:
@@ -57,7 +57,12 @@ fuzz-smoke: ## each fuzz target with 2,000 inputs
 fuzz: ## each fuzz target for FUZZ_TIME
 	@test/fuzz.sh $(FUZZ_TIME)
 
-e2e: build ## the real binary: first steps with real clients, then faults under load
+# What takes longer has a target of its own: e2e-health, maintenance, sites; all
+# of them are make faults. Labs mostly wait, so several have their turn at once.
+E2E_OWN := ^(TestHealth|TestSiteLost|TestRollingRestart|TestDrill)$$
+
+e2e: build ## the real binary: labs with faults, first steps with real clients, then faults under load
+	$(GO) test -count=1 -timeout 10m -parallel 3 ./test/e2e -skip '$(E2E_OWN)'
 	$(GO) run ./test/load/cmd/firststeps -postern $(BIN)
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -fast -rounds 3 -moves 3 -pauses 1 -senders 8 -sessions 10 -every 10s
 
@@ -75,6 +80,8 @@ sites: ## a whole site lost, with and without a majority, also with two voting s
 
 e2e-health: ## parts of a server broken from inside and outside, also what takes long; ends by itself
 	HEALTH_FAULTS=all $(GO) test -count=1 -timeout 10m -v -run '^TestHealth$$' ./test/e2e
+
+faults: e2e-health maintenance sites netns ## every part broken once on the real binary, with the pauses that clients see; half an hour, ends by itself
 
 chaos: build ## ten minutes of faults under load; fails on any loss
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration $(CHAOS_TIME) $(CHAOS_ARGS)
