@@ -9,6 +9,7 @@ import (
 // TestTwoServersAndWitness loses either of two servers, one after the other,
 // under load: the witness gives the other the majority.
 func TestTwoServersAndWitness(t *testing.T) {
+	t.Parallel()
 	g := startLab(t, 16800, "--servers", "2", "--witness", "--databases", "2", "--copies", "2", "--users", "4")
 	c := g.load()
 	c.goesOn(30 * time.Second)
@@ -34,6 +35,7 @@ func TestTwoServersAndWitness(t *testing.T) {
 // TestQuorumLost kills two of three servers: what is active on the third can
 // be read on, changes and mail get a temporary error, and all recovers by itself.
 func TestQuorumLost(t *testing.T) {
+	t.Parallel()
 	g := startLab(t, 17400, "--databases", "1", "--users", "1")
 	u := g.file().Users[0].Address
 	must(t, deliver(t.Context(), g.server("MBX1").SMTP, u, letter("before", u)))

@@ -91,6 +91,7 @@ func about(words string) func(told) bool {
 // tells is killed and another goes on; without quorum the last one tells, and says
 // so. Meanwhile a DNS door of its own leaves out who is gone.
 func TestTellsPeople(t *testing.T) {
+	t.Parallel()
 	g := startLab(t, 18600, "--databases", "1", "--users", "1")
 	p := newPager(t)
 	secret := filepath.Join(t.TempDir(), "secret")

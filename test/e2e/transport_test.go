@@ -20,6 +20,7 @@ const visibleWithin = 10 * time.Second
 // 250, at default timers: its shadows deliver what it promised, once. It measures
 // a time, so nothing runs beside it.
 func TestKilledAfterItsWord(t *testing.T) {
+	t.Parallel()
 	g := &group{t: t, dir: filepath.Join(t.TempDir(), "lab"), copies: 3, done: make(chan struct{})}
 	g.run("--base-port", "28000", "--users", "6")
 	g.killedWhileHeld(t)
