@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,10 +204,11 @@ func TestExpires(t *testing.T) {
 // be read holds it back.
 func TestPublished(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *Book, g *group) {
-		left := 3
+		var left atomic.Int64
+		left.Store(3)
 		b.Obeys(org.SMTPComponent, func() (org.ComponentState, int) {
-			if left > 0 {
-				return org.Draining, left
+			if n := int(left.Load()); n > 0 {
+				return org.Draining, n
 			}
 			return org.Inactive, 0
 		})
@@ -229,7 +231,7 @@ func TestPublished(t *testing.T) {
 		if r := find(); r.State != org.Inactive || r.Now != org.Draining || r.Left != 3 {
 			t.Errorf("%+v", r)
 		}
-		left = 0
+		left.Store(0)
 		pass(time.Second)
 		p, ok := b.Published("MBX1")
 		if n := p.Components[org.SMTPComponent]; !ok || !n.Reached(org.Inactive) {
