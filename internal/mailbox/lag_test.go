@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,21 +27,39 @@ import (
 
 const lagChild = "MAILBOX_LAG_CHILD"
 
+// sentences are those of events, in their order.
+type sentences struct {
+	mu  sync.Mutex
+	got []string
+}
+
+func (s *sentences) add(one string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.got = append(s.got, one)
+}
+
+func (s *sentences) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.got)
+}
+
 // TestLagOverEightDays lives in a process of its own: libraries keep pools of
 // things that belong to one bubble.
 func TestLagOverEightDays(t *testing.T) {
 	if os.Getenv(lagChild) != "" {
 		// Files are opened outside of the bubble: the index's library looks around
 		// ten times a second, which are many times in eight days.
-		var told []string
+		told := &sentences{}
 		events := event.NewLog(slog.New(slog.DiscardHandler))
-		events.Subscribe(func(e event.Event) { told = append(told, fmt.Sprintf("%d %s", e.Code, e.Sentence)) })
+		events.Subscribe(func(e event.Event) { told.add(fmt.Sprintf("%d %s", e.Code, e.Sentence)) })
 		p := newPair(t, lagSet, events)
 		p.noFlush = true
 		synctest.Test(t, func(t *testing.T) {
 			p.t, p.late.late = t, newLateness()
 			p.late.late.late.Store(true)
-			p.eightDays(t, &told)
+			p.eightDays(t, told)
 		})
 		return // they belong to the bubble now: the process ends with them
 	}
@@ -195,7 +214,7 @@ func (p *pair) check(ago time.Duration) {
 
 // eightDays lets a copy lag seven days behind one on which every two hours a
 // message comes and the one before goes.
-func (p *pair) eightDays(t *testing.T, told *[]string) {
+func (p *pair) eightDays(t *testing.T, told *sentences) {
 	const set = lagSet
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -246,8 +265,8 @@ func (p *pair) eightDays(t *testing.T, told *[]string) {
 	p.say(org.CopyFailed)
 	time.Sleep(23 * time.Hour)
 	synctest.Wait()
-	if len(*told) != 0 {
-		t.Errorf("told too early: %q", *told)
+	if got := told.all(); len(got) != 0 {
+		t.Errorf("told too early: %q", got)
 	}
 	time.Sleep(2 * time.Hour)
 	synctest.Wait()
@@ -266,8 +285,8 @@ func (p *pair) eightDays(t *testing.T, told *[]string) {
 	time.Sleep(25 * time.Hour)
 	synctest.Wait()
 	p.check(set)
-	if len(*told) != 2 || !strings.HasPrefix((*told)[0], "1220 DB01 on MBX3 replays without its lag") || !strings.HasPrefix((*told)[1], "1226 DB01 on MBX3 lags again") {
-		t.Errorf("told: %q", *told)
+	if got := told.all(); len(got) != 2 || !strings.HasPrefix(got[0], "1220 DB01 on MBX3 replays without its lag") || !strings.HasPrefix(got[1], "1226 DB01 on MBX3 lags again") {
+		t.Errorf("told: %q", got)
 	}
 	// The lag is taken off: all is replayed, and what comes goes its usual way.
 	p.change(func(c *org.Copy) { c.ReplayLag = 0 })

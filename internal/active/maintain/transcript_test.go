@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,12 +58,15 @@ type player struct {
 	t     *testing.T
 	w     *world
 	begun time.Time
+	mu    sync.Mutex // guards out
 	out   strings.Builder
 	plan  string
 	told  map[string]bool
 }
 
 func (p *player) say(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	fmt.Fprintf(&p.out, "%7s  %s\n", time.Since(p.begun).Round(time.Second), fmt.Sprintf(format, args...))
 }
 

@@ -98,8 +98,9 @@ func TestSwitchoverAndFailback(t *testing.T) {
 		engines := map[org.ServerName]*plan.Engine{}
 		ended := make(chan error, 2)
 		for _, s := range []org.ServerName{"A1", "B1"} {
-			engines[s] = g.engine(s)
-			go func() { ended <- engines[s].Run(ctx) }()
+			e := g.engine(s)
+			engines[s] = e
+			go func() { ended <- e.Run(ctx) }()
 		}
 		play := func(kindName string, o Order) org.Plan {
 			p, err := (Kind{g, time.Now, kindName}).Plan(o, DefaultTimes())

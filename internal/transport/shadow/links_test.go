@@ -22,6 +22,7 @@ func TestLinks(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
+	dirA, dirB := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b") // go after all that uses them has ended
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	open := func(dir string, name org.ServerName) (*cluster.Cluster, *node) {
 		c, err := cluster.Open(cluster.Config{Dir: dir, Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond,
@@ -55,7 +56,6 @@ func TestLinks(t *testing.T) {
 		defer l.Close()
 		return l.Addr().String()
 	}
-	dirA, dirB := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
 	if err := cluster.Init(ctx, cluster.InitOptions{Dir: dirA, Name: "A", Site: "A", Addr: addr()}); err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +68,13 @@ func TestLinks(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(dirB, "B")
+	for up := time.Now().Add(30 * time.Second); ; {
+		if _, err := w.nodes["A"].Ask(ctx, "B", "list", nil); err == nil {
+			break
+		} else if time.Now().After(up) {
+			t.Fatal(err)
+		}
+	}
 	id := w.accept("A", "B")
 	w.nodes["A"].deliver(t, id)
 	w.until("B", id, claimFinished)
