@@ -48,7 +48,7 @@ unit:
 
 # The race detector needs a C compiler; everything else does not.
 race:
-	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -short -race -timeout 10m $(RACE); \
+	@if command -v gcc >/dev/null; then set -x; CGO_ENABLED=1 $(GO) test -short -race -p 3 -timeout 10m $(RACE); \
 	else echo "race: no C compiler, left out (apt-get install gcc)"; exit 1; fi
 
 fuzz-smoke: ## each fuzz target with 2,000 inputs that are changed at random
@@ -59,12 +59,12 @@ fuzz: ## each fuzz target for FUZZ_TIME
 
 # What takes longer has a target of its own: e2e-health, maintenance, sites; all
 # of them are make faults. Labs mostly wait, so several have their turn at once.
-E2E_OWN := ^(TestHealth|TestSiteLost|TestRollingRestart|TestDrill)$$
+E2E_OWN := ^(TestHealth|TestComponents|TestVolumeReadOnly|TestSiteLost|TestRollingRestart|TestDrill)$$
 
 e2e: build ## the real binary: labs with faults, first steps with real clients, then faults under load
 	$(GO) test -count=1 -timeout 10m -parallel 3 ./test/e2e -skip '$(E2E_OWN)'
 	$(GO) run ./test/load/cmd/firststeps -postern $(BIN)
-	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -fast -rounds 3 -moves 3 -pauses 1 -senders 8 -sessions 10 -every 10s
+	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -fast -rounds 2 -moves 2 -pauses 1 -senders 8 -sessions 10 -every 10s
 
 maintenance: ## each server out and back, a rolling restart, and every drill, on the real binary under load; ends by itself
 	$(GO) test -count=1 -v -timeout 20m ./test/e2e -run '^(TestMaintenanceCycle|TestRollingRestart|TestDrill)$$' -long
@@ -79,7 +79,7 @@ sites: ## a whole site lost, with and without a majority, also with two voting s
 	POSTERN_SITES=all $(GO) test -count=1 -timeout 10m ./test/e2e -run '^TestSiteLost$$' -v
 
 e2e-health: ## parts of a server broken from inside and outside, also what takes long; ends by itself
-	HEALTH_FAULTS=all $(GO) test -count=1 -timeout 10m -v -run '^TestHealth$$' ./test/e2e
+	HEALTH_FAULTS=all $(GO) test -count=1 -timeout 10m -v -run '^(TestHealth|TestComponents|TestVolumeReadOnly)$$' ./test/e2e
 
 faults: e2e-health maintenance sites netns ## every part broken once on the real binary, with the pauses that clients see; half an hour, ends by itself
 
