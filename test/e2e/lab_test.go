@@ -210,6 +210,7 @@ func (g *group) others(name string) []string {
 
 // crowd is a load on the group with its memory.
 type crowd struct {
+	told map[string]bool // entries of the recovery log that were looked for, by identity
 	*group
 	target  *load.Target
 	history *load.History
