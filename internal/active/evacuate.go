@@ -29,6 +29,7 @@ type Evacuation struct {
 	Why           string
 	Purpose       choose.Purpose // Switchover where it is empty
 	Failing       string         // of a HealthMove
+	FailingState  org.HealthState
 	Skip          Skip
 	DryRun        bool
 }
@@ -60,7 +61,7 @@ func (m *Manager) Evacuate(ctx context.Context, e Evacuation) (command.Plan, err
 		if def, _ := sc.v.Database(mt.Database); e.PreferredOnly && prefers(def, e.Server) {
 			continue
 		}
-		os = append(os, Order{Database: mt.Database, Why: cmp.Or(e.Why, "everything is moved off "+string(e.Server)), Purpose: e.Purpose, Failing: e.Failing, Skip: e.Skip, To: e.To})
+		os = append(os, Order{Database: mt.Database, Why: cmp.Or(e.Why, "everything is moved off "+string(e.Server)), Purpose: e.Purpose, Failing: e.Failing, FailingState: e.FailingState, Skip: e.Skip, To: e.To})
 	}
 	p, err := m.moveAll(ctx, sc, os, movesAtOnce, e.AllOrNone, e.DryRun)
 	if err != nil {

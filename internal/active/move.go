@@ -41,8 +41,10 @@ type Order struct {
 	// component or health set that has to be better on the target.
 	Purpose choose.Purpose
 	Failing string
-	Skip    Skip
-	DryRun  bool
+	// FailingState is how bad that is here, as far as the orderer knows.
+	FailingState org.HealthState
+	Skip         Skip
+	DryRun       bool
 
 	automatic bool // nobody ordered it, and no responder has an entry for it
 }
@@ -104,7 +106,7 @@ func (m *Manager) ask(sc *scene, o Order) (verdict, error) {
 	}
 	c.def, c.mt = def, mt
 	c.q = sc.question(def, mt, o.Purpose)
-	c.q.To, c.q.Dial, c.q.Skip, c.q.Failing = o.To, o.Dial, o.Skip, o.Failing
+	c.q.To, c.q.Dial, c.q.Skip, c.q.Failing, c.q.FailingState = o.To, o.Dial, o.Skip, o.Failing, o.FailingState
 	return c, nil
 }
 

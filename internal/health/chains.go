@@ -9,6 +9,10 @@ import (
 // Names of responders that several chains share.
 const escalateName = "Escalate"
 
+// moveAgain is how long a database that could not be moved stays: a copy that
+// was behind may be in sync by then.
+const moveAgain = time.Minute
+
 // DoorChain restarts a service of this server, takes its component out when a
 // second server agrees, restarts the mail worker and at last moves everything
 // away (chain A).
@@ -27,7 +31,7 @@ func DoorChain(service string, c org.Component) Chain {
 // then moves everything away (chain B). Its monitor's targets are databases.
 func StoreChain() Chain {
 	return Chain{Name: "B", Steps: []Responder{
-		{Name: "Move", At: org.Unhealthy, Wait: time.Minute, Action: MoveDatabase},
+		{Name: "Move", At: org.Unhealthy, Wait: time.Minute, Action: MoveDatabase, Again: moveAgain},
 		{Name: "RestartWorker", At: org.Unhealthy1, Wait: time.Minute, Action: RestartWorker, Target: MailWorker},
 		{Name: "Evacuate", At: org.Unrecoverable, Action: Evacuate},
 		{Name: escalateName, At: org.Unrecoverable, Action: Escalate},
@@ -38,7 +42,7 @@ func StoreChain() Chain {
 // monitor's targets are volumes; AutoReseed works beside it.
 func VolumeChain() Chain {
 	return Chain{Name: "C", Steps: []Responder{
-		{Name: "Move", At: org.Degraded, Action: MoveDatabases},
+		{Name: "Move", At: org.Degraded, Action: MoveDatabases, Again: moveAgain},
 		{Name: escalateName, At: org.Unhealthy1, Action: Escalate},
 	}}
 }

@@ -2,7 +2,6 @@ package health
 
 import (
 	"log/slog"
-	"strings"
 
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/org"
@@ -42,7 +41,7 @@ func emitRecovery(events *event.Log, r org.Recovery) {
 		events.Emit(evRefused, "%s: %s was refused: %s", r.Monitor, what, r.Refused)
 	case r.Ended.IsZero():
 		events.Emit(evDeed, "%s: %s begins: %s", r.Monitor, what, r.Cause)
-	case strings.HasPrefix(r.Result, "failed:"):
+	case r.Failed:
 		events.Emit(evDeedFailed, "%s: %s %s", r.Monitor, what, r.Result)
 	default:
 		events.Emit(evDeed, "%s: %s is done: %s", r.Monitor, what, r.Result)

@@ -1,8 +1,6 @@
 package health
 
 import (
-	"strings"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postern-mail/postern/internal/org"
@@ -43,7 +41,7 @@ func (f *figures) deed(r org.Recovery) {
 		result = "would"
 	case !r.Allowed:
 		result = "refused"
-	case strings.HasPrefix(r.Result, "failed:"):
+	case r.Failed:
 		result = "failed"
 	}
 	f.deeds.WithLabelValues(r.Action, result).Inc()

@@ -210,5 +210,5 @@ func (s *stage) second() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.progress.Did(r, s.now(), !row.Allowed, st)
+	s.progress.Did(r, respond.Tried{At: s.now(), Refused: !row.Allowed, Failed: row.Failed}, st)
 }

@@ -50,7 +50,7 @@ func (e *Engine) turn(ctx context.Context) {
 		switch {
 		case !ok:
 		case r.Action == Escalate:
-			w.progress.Did(r, now, false, e.standing(now))
+			w.progress.Did(r, respond.Tried{At: now}, e.standing(now))
 			if len(e.tells) < maxTold {
 				e.tells = append(e.tells, e.order(k, w, r))
 			}
@@ -183,7 +183,7 @@ func (e *Engine) acted(a answer) {
 		w.progress.Pause = now + max(10*time.Second/e.pace.stretch, turnEvery)
 		return
 	}
-	w.progress.Did(d.step, now, !a.Row.Allowed, e.standing(now))
+	w.progress.Did(d.step, respond.Tried{At: now, Refused: !a.Row.Allowed, Failed: a.Row.Failed}, e.standing(now))
 	e.dirty = true
 }
 

@@ -140,7 +140,7 @@ func (a actor) beginCopy(ctx context.Context, d health.Deed) (string, error) {
 // move gives databases of this server, all where none is named, to servers on
 // which the failing component is better.
 func (a actor) move(ctx context.Context, d health.Deed, dbs ...org.DatabaseName) (string, error) {
-	p, err := a.w.active.Evacuate(ctx, active.Evacuation{Server: a.w.cluster.Name(), Databases: dbs, Why: d.Why, Purpose: active.HealthMove, Failing: d.Set})
+	p, err := a.w.active.Evacuate(ctx, active.Evacuation{Server: a.w.cluster.Name(), Databases: dbs, Why: d.Why, Purpose: active.HealthMove, Failing: d.Set, FailingState: d.State})
 	if err != nil {
 		return "", err
 	}

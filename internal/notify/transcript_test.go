@@ -106,7 +106,7 @@ func play(t *testing.T, input string) string {
 		}
 	}
 	w.stop()
-	return strings.Join(w.said, "\n") + "\n"
+	return w.transcript()
 }
 
 func ruleOf(t *testing.T, f []string) Rule {

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,7 +34,7 @@ type world struct {
 	servers  map[org.ServerName]*server
 	sections map[org.ServerName][]byte
 	endpoint map[string]string // channel to "down", "hang"; channel@server likewise
-	said     []string
+	said     []said
 	begun    time.Time
 }
 
@@ -125,8 +126,26 @@ func (w *world) send(ctx context.Context, c Channel, _ string, m Message) error 
 func (w *world) say(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	at := time.Since(w.begun).Round(time.Second)
-	w.said = append(w.said, fmt.Sprintf("%v ", at)+fmt.Sprintf(format, args...))
+	w.said = append(w.said, said{time.Since(w.begun), fmt.Sprintf(format, args...)})
+}
+
+// transcript is what was said, a line each. Channels are told at once: what was
+// said at one moment has no order of its own.
+func (w *world) transcript() string {
+	slices.SortStableFunc(w.said, func(a, b said) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.text, b.text))
+	})
+	var b strings.Builder
+	for _, s := range w.said {
+		fmt.Fprintf(&b, "%v %s\n", s.at.Round(time.Second), s.text)
+	}
+	return b.String()
+}
+
+// said is a message that went out, or what else a transcript shows.
+type said struct {
+	at   time.Duration // since the start
+	text string
 }
 
 // put writes a row as a command does.

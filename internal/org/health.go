@@ -277,6 +277,7 @@ type Recovery struct {
 	Evidence  []RecoveryEvidence `json:"evidence,omitempty"` // at most 10
 	Allowed   bool               `json:"allowed"`
 	Refused   string             `json:"refused,omitempty"`
+	Failed    bool               `json:"failed,omitempty"`
 	Result    string             `json:"result,omitempty"`
 	Plan      string             `json:"plan,omitempty"`
 	Decision  string             `json:"decision,omitempty"`

@@ -126,10 +126,15 @@ func (q Question) compareSets(c Candidate) (better bool, worse string) {
 	return better, worse
 }
 
-// Better tells whether what fails, a component or a health set with or without
-// its target ("Volume/vol1"), is in a strictly better state in a than in b.
-func Better(failing string, a, b map[string]org.SetHealth) bool {
-	return worstOf(failing, a) < worstOf(failing, b)
+// better tells whether what fails, a component or a health set with or without
+// its target ("Volume/vol1"), is in a strictly better state on the server of c
+// than on the source.
+func (q Question) better(c Candidate) bool {
+	here := worstOf(q.Failing, q.SourceSets)
+	if q.FailingState != "" {
+		here = max(here, badness(q.FailingState))
+	}
+	return worstOf(q.Failing, c.Sets) < here
 }
 
 // worstOf is the state of the worst set that concerns what fails.
@@ -155,7 +160,7 @@ func (q Question) refusesHealth(c Candidate, l Level, worst string) string {
 		switch {
 		case c.Unheard:
 			return "its health is not known, and " + q.Failing + " has to be better there than on the source"
-		case !Better(q.Failing, c.Sets, q.SourceSets) && !q.SourceUnheard:
+		case !q.SourceUnheard && !q.better(c):
 			return q.Failing + " is no better there than on the source"
 		}
 	}

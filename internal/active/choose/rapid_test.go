@@ -51,7 +51,7 @@ func anyQuestion(servers int) *rapid.Generator[Question] {
 			Database: "DB01", Source: "M1", Site: "A", Failing: "Volume",
 			Purpose:      rapid.SampledFrom([]Purpose{Failover, Failover, Switchover, Rebalance, HealthMove}).Draw(t, "purpose"),
 			SourceServes: rapid.Bool().Draw(t, "serves"), SourceFenced: rapid.Bool().Draw(t, "fenced"), SourceSets: anySets.Draw(t, "source"),
-			SourceUnheard: rapid.Bool().Draw(t, "source unheard"), PreferSite: rapid.Bool().Draw(t, "prefer site"),
+			SourceUnheard: rapid.Bool().Draw(t, "source unheard"), FailingState: rapid.SampledFrom([]org.HealthState{"", org.Degraded, org.Unhealthy}).Draw(t, "failing state"), PreferSite: rapid.Bool().Draw(t, "prefer site"),
 			Dial: rapid.SampledFrom([]org.MountDial{"", "", org.DialBestEffort}).Draw(t, "dial"),
 		}
 		n := rapid.IntRange(1, servers).Draw(t, "copies")
@@ -97,7 +97,7 @@ func check(t *rapid.T, q Question, d Decision) {
 			t.Fatalf("in sync %v, lossy %v", c.InSync, d.Lossy)
 		case d.Lossy && (!q.SourceFenced || c.Missing > q.dial(c).MissingAllowed()):
 			t.Fatalf("loses what it may not: %s", d)
-		case q.Purpose == HealthMove && !q.SourceUnheard && !Better(q.Failing, c.Sets, q.SourceSets):
+		case q.Purpose == HealthMove && !q.SourceUnheard && !q.better(c):
 			t.Fatalf("what fails is no better there: %s", d)
 		}
 	}

@@ -197,11 +197,16 @@ func TestHealthMove(t *testing.T) {
 		{"healthy at the source: nothing is better", "Volume", volume(org.HealthOK), []Candidate{copyOn("M2", volume(org.HealthOK))}, "", "no better there"},
 		{"nothing is known", "Volume", volume(org.Unhealthy), []Candidate{{Server: "M2", State: org.CopyHealthy, InSync: true, Reachable: true, Unheard: true}}, "", "not known"},
 		{"better there, and worse elsewhere", "Volume", volume(org.Unhealthy), []Candidate{copyOn("M2", sick("Volume", org.HealthOK, org.PriorityCritical, "IMAP", org.Unhealthy, org.PriorityCritical))}, "", "less healthy than the source"},
+		{"the monitor is ahead of what its server published", "Volume", volume(org.HealthOK), []Candidate{copyOn("M2", volume(org.HealthOK))}, "M2", ""},
+		{"and of a target that is as bad", "Volume", volume(org.HealthOK), []Candidate{copyOn("M2", volume(org.Degraded))}, "", "no better there"},
 		{"a named target has to be better too", "Volume", volume(org.Unhealthy), []Candidate{copyOn("M2", volume(org.Unhealthy))}, "", "no better there"},
 	} {
 		q := Question{Database: "DB01", Purpose: HealthMove, Source: "M1", SourceServes: true, SourceSets: c.source, Failing: c.failing, Candidates: c.cands}
-		if c.name == "a named target has to be better too" {
+		switch c.name {
+		case "a named target has to be better too":
 			q.To = "M2"
+		case "the monitor is ahead of what its server published", "and of a target that is as bad":
+			q.FailingState = org.Degraded
 		}
 		if d := Choose(q); d.Target != c.want || !contains(d.String(), c.says) {
 			t.Errorf("%s: %s", c.name, d)

@@ -104,6 +104,9 @@ type Question struct {
 	// Failing is the component or health set that a HealthMove was ordered for;
 	// it has to be better on the target than on the source.
 	Failing string `json:"failing,omitempty"`
+	// FailingState is how bad that is on the source at least: a monitor that has
+	// just turned may order a move before its server has published the state.
+	FailingState org.HealthState `json:"failing_state,omitempty"`
 	// To is the target an administrator named, empty for any.
 	To org.ServerName `json:"to,omitempty"`
 	// Dial overrides the servers' own mount dials, empty for none.

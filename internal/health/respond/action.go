@@ -28,6 +28,9 @@ const (
 	RebootHook     Action = "RebootHook"     // a command of the operator's; off by default
 )
 
+// moves tells whether a only moves databases: one that failed took nothing away.
+func (a Action) moves() bool { return a == MoveDatabase || a == MoveDatabases || a == Evacuate }
+
 // Targets of RestartWorker.
 const (
 	MailWorker   = "mail"
@@ -42,9 +45,10 @@ type Deed struct {
 	// Component is the part that fails, empty where none is tied to it: a target
 	// of a move has to be better in it.
 	Component org.Component
-	Set       string // health set of the monitor
-	Monitor   string // Set\Name, with \Target
-	Why       string // one sentence
+	Set       string          // health set of the monitor
+	Monitor   string          // Set\Name, with \Target
+	State     org.HealthState // of the monitor
+	Why       string          // one sentence
 	// Lossless asks Evacuate to move only what loses nothing and has somewhere
 	// better to go.
 	Lossless bool
@@ -69,6 +73,9 @@ type Responder struct {
 	// Second asks for a second opinion: without a server that agrees it is not done.
 	Second   bool
 	Lossless bool
+	// Again is after which time a deed that failed is tried once more while the
+	// monitor is red, within the limits of its action; 0: never.
+	Again time.Duration
 }
 
 // Chain is the responders of a monitor in the order in which they are tried.
@@ -97,7 +104,7 @@ func CheckChain(c Chain) string {
 			return fmt.Sprintf("responder %s: nothing enters the state %q", r.Name, r.At)
 		case (r.Action == Offline || r.Action == Online || r.Action == RestartService) && r.Target == "":
 			return fmt.Sprintf("responder %s: %s needs a target", r.Name, r.Action)
-		case r.After < 0 || r.Wait < 0 || r.After > time.Hour || r.Wait > time.Hour:
+		case min(r.After, r.Wait, r.Again) < 0 || max(r.After, r.Wait, r.Again) > time.Hour:
 			return fmt.Sprintf("responder %s: times are not from 0 to 1 h", r.Name)
 		}
 		names[r.Name] = true

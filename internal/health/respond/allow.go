@@ -16,6 +16,7 @@ type Grant struct {
 	Server org.ServerName `json:"server"`
 	Action Action         `json:"action"`
 	Target string         `json:"target,omitempty"`
+	Failed bool           `json:"failed,omitempty"`
 }
 
 // Budget is what was granted in the last 24 hours; the row BudgetKey.
@@ -137,12 +138,12 @@ func (b Budget) With(g Grant, now time.Time) Budget {
 	return b
 }
 
-// Ended is the budget after the deed of a grant has ended.
-func (b Budget) Ended(id string, now time.Time) Budget {
+// Ended is the budget after the deed of a row has ended.
+func (b Budget) Ended(row org.Recovery, now time.Time) Budget {
 	b.Grants = slices.Clone(b.Grants)
 	for i := range b.Grants {
-		if b.Grants[i].ID == id {
-			b.Grants[i].Ended = now
+		if b.Grants[i].ID == row.ID {
+			b.Grants[i].Ended, b.Grants[i].Failed = now, row.Failed
 		}
 	}
 	return b
@@ -162,7 +163,7 @@ func (b Budget) throttled(t Throttle, q Request, now time.Time) string {
 			if age < time.Hour {
 				hour++
 			}
-			if age < t.LocalGap {
+			if age < t.LocalGap && !(g.Failed && g.Action.moves()) {
 				return fmt.Sprintf("%s %s was done here %v ago, the gap is %v", q.Action, q.Target, show(age), t.LocalGap)
 			}
 		}

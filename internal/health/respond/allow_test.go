@@ -19,6 +19,7 @@ func TestAllow(t *testing.T) {
 		return Grant{ID: d.String(), At: noon.Add(-d), Ended: noon.Add(-d + time.Second), Server: s, Action: a, Target: target}
 	}
 	open := func(g Grant) Grant { g.Ended = time.Time{}; return g }
+	failed := func(g Grant) Grant { g.Failed = true; return g }
 	restart := Request{Server: "A", Action: RestartService, Target: "imap", Mode: Act, Quorum: true, Servers: 3, Databases: 30}
 	with := func(f func(*Request)) Request { q := restart; f(&q); return q }
 	offline := with(func(q *Request) { q.Action = Offline })
@@ -59,6 +60,11 @@ func TestAllow(t *testing.T) {
 		{"no copies elsewhere", nil, worker, Spare{Databases: []DatabaseSpare{{"DB01", nil, 1}}}, "DB01 has 0 copies in sync elsewhere"},
 		{"no other copy is wanted", nil, worker, Spare{Databases: []DatabaseSpare{{"DB01", nil, 0}}}, ""},
 		{"the health worker costs nothing", nil, with(func(q *Request) { q.Action, q.Target = RestartWorker, HealthWorker }), Spare{Held: "x", Databases: []DatabaseSpare{{"DB01", nil, 1}}}, ""},
+		{"a move that failed took nothing", []Grant{failed(ago(time.Minute, "A", MoveDatabases, "vol1"))}, with(func(q *Request) { q.Action, q.Target = MoveDatabases, "vol1" }), spare, ""},
+		{"one that was done did", []Grant{ago(time.Minute, "A", MoveDatabases, "vol1")}, with(func(q *Request) { q.Action, q.Target = MoveDatabases, "vol1" }), spare, "the gap is"},
+		{"what fails has its limit by the hour", []Grant{failed(ago(5*time.Minute, "A", MoveDatabases, "vol1")), failed(ago(time.Minute, "A", MoveDatabases, "vol1"))},
+			with(func(q *Request) { q.Action, q.Target = MoveDatabases, "vol1" }), spare, "2 times in an hour"},
+		{"a restart that failed counts", []Grant{failed(ago(time.Minute, "A", RestartService, "imap"))}, with(func(q *Request) { q.Action, q.Target = RestartService, "imap" }), spare, "the gap is"},
 		{"two workers at once", []Grant{open(ago(6*time.Minute, "B", RestartWorker, MailWorker))}, worker, spare, "under way 1 times"},
 	} {
 		got := Allow(Budget{c.b}, c.q, c.s, noon)
@@ -145,7 +151,7 @@ func (g *group) ask(t *rapid.T, q Request, id string, ends bool) {
 	g.b = g.b.With(gr, g.now)
 	g.done = append(g.done, gr)
 	if ends {
-		g.b = g.b.Ended(id, g.now)
+		g.b = g.b.Ended(org.Recovery{ID: id}, g.now)
 	}
 	key := string(q.Server) + "/" + q.Target
 	switch q.Action {

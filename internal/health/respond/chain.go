@@ -7,7 +7,8 @@ import (
 )
 
 // retry is after which time a deed that was refused is asked for again while the
-// monitor stays in the same state. One that was done is not.
+// monitor stays in the same state. One that was done is not; for one that failed
+// see Responder.Again.
 const retry = 10 * time.Minute
 
 // Progress is how far the chain of one monitor is.
@@ -29,7 +30,20 @@ type Progress struct {
 // Tried is what became of a step.
 type Tried struct {
 	At      time.Duration `cbor:"1,keyasint"` // moment
-	Refused bool          `cbor:"2,keyasint"`
+	Refused bool          `cbor:"2,keyasint"` // it was not allowed
+	Failed  bool          `cbor:"3,keyasint"` // it was allowed, and did not succeed
+}
+
+// again tells whether a step that was tried is due once more.
+func (t Tried) again(r Responder, s Standing) bool {
+	since := (s.Now - t.At) * stretch(s)
+	switch {
+	case t.Refused:
+		return r.At == s.State && since >= retry
+	case t.Failed:
+		return r.Again > 0 && since >= r.Again
+	}
+	return false
 }
 
 // Standing is the state of a monitor as its chain sees it.
@@ -58,8 +72,7 @@ func Next(c Chain, p *Progress, s Standing) (Responder, bool) {
 		if r.At == s.State && s.Now-s.Since < r.After/stretch(s) {
 			continue
 		}
-		t, tried := p.Done[r.Name]
-		if tried && (!t.Refused || r.At != s.State || s.Now-t.At < retry/stretch(s)) {
+		if t, tried := p.Done[r.Name]; tried && !t.again(r, s) {
 			continue
 		}
 		return r, true
@@ -104,14 +117,15 @@ func (p *Progress) well(c Chain, s Standing) (Responder, bool) {
 	return Responder{}, false
 }
 
-// Did says what became of a step. done means that it was carried out or tried in
-// earnest; refused, that it was not allowed.
-func (p *Progress) Did(r Responder, now time.Duration, refused bool, s Standing) {
+// Did says what became of a step; a step that was neither refused nor failed
+// was carried out.
+func (p *Progress) Did(r Responder, t Tried, s Standing) {
 	if p.Done == nil {
 		p.Done = map[string]Tried{}
 	}
-	p.Done[r.Name] = Tried{At: now, Refused: refused}
-	if refused {
+	p.Done[r.Name] = t
+	now := t.At
+	if t.Refused {
 		if r.At == org.HealthOK {
 			p.Pause = now + retry/stretch(s)/10
 		}

@@ -29,8 +29,8 @@ type stand struct {
 }
 
 // walk plays states against a chain, one look a second; refuse tells which
-// actions are refused.
-func walk(c Chain, p *Progress, stretch time.Duration, refuse []Action, line []stand) []string {
+// actions are refused, fail which do not succeed.
+func walk(c Chain, p *Progress, stretch time.Duration, refuse, fail []Action, line []stand) []string {
 	var out []string
 	now := time.Duration(0)
 	for _, s := range line {
@@ -38,11 +38,14 @@ func walk(c Chain, p *Progress, stretch time.Duration, refuse []Action, line []s
 		for end := now + s.for_; now < end; now += time.Second {
 			st := Standing{State: s.state, Since: since, Now: now, Stretch: stretch}
 			if r, ok := Next(c, p, st); ok {
-				no := slices.Contains(refuse, r.Action)
-				p.Did(r, now, no, st)
+				tried := Tried{At: now, Refused: slices.Contains(refuse, r.Action), Failed: slices.Contains(fail, r.Action)}
+				p.Did(r, tried, st)
 				word := ""
-				if no {
+				switch {
+				case tried.Refused:
 					word = " refused"
+				case tried.Failed:
+					word = " failed"
 				}
 				out = append(out, fmt.Sprintf("%v %s%s", now, r.Name, word))
 			}
@@ -76,10 +79,24 @@ func TestChain(t *testing.T) {
 		{"a refused return is tried again", 1, []Action{Online}, []stand{{org.Unhealthy, m}, {org.HealthOK, 150 * s}}, "0s Offline; 2m0s Online refused; 3m0s Online refused"},
 		{"shortened", 10, nil, []stand{{org.Degraded, 6 * s}, {org.HealthOK, 5 * m}}, "2s Restart"},
 	} {
-		got := strings.Join(walk(doorSteps(), &Progress{}, c.stretch, c.refuse, c.line), "; ")
+		got := strings.Join(walk(doorSteps(), &Progress{}, c.stretch, c.refuse, nil, c.line), "; ")
 		if got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
 		}
+	}
+}
+
+// TestFailedStep: only a step that says so is tried again after it failed, in
+// later states too, and not when all is well.
+func TestFailedStep(t *testing.T) {
+	const m = time.Minute
+	c := Chain{Name: "T", Steps: []Responder{
+		{Name: "Once", At: org.Degraded, Action: RestartService, Target: "imap"},
+		{Name: "Move", At: org.Degraded, Action: MoveDatabases, Again: m},
+	}}
+	got := strings.Join(walk(c, &Progress{}, 1, nil, []Action{RestartService, MoveDatabases}, []stand{{org.Degraded, 90 * time.Second}, {org.Unhealthy, m}, {org.HealthOK, 5 * m}}), "; ")
+	if want := "0s Once failed; 1s Move failed; 1m1s Move failed; 2m1s Move failed"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
@@ -87,7 +104,7 @@ func TestChain(t *testing.T) {
 // ladder: no step is done twice, none is left out.
 func TestChainSurvivesRestart(t *testing.T) {
 	line := []stand{{org.Degraded, time.Minute}, {org.Unhealthy, 4 * time.Minute}, {org.Unhealthy1, 10 * time.Minute}, {org.Unrecoverable, time.Minute}, {org.HealthOK, 2 * time.Minute}}
-	want := walk(doorSteps(), &Progress{}, 1, nil, line)
+	want := walk(doorSteps(), &Progress{}, 1, nil, nil, line)
 	for cut := time.Duration(0); cut < 18*time.Minute; cut += 7 * time.Second {
 		p, now := &Progress{}, time.Duration(0)
 		var got []string
@@ -100,7 +117,7 @@ func TestChainSurvivesRestart(t *testing.T) {
 				}
 				st := Standing{State: s.state, Since: since, Now: now}
 				if r, ok := Next(doorSteps(), p, st); ok {
-					p.Did(r, now, false, st)
+					p.Did(r, Tried{At: now}, st)
 					got = append(got, fmt.Sprintf("%v %s", now, r.Name))
 				}
 			}
@@ -113,7 +130,7 @@ func TestChainSurvivesRestart(t *testing.T) {
 
 func TestCleared(t *testing.T) {
 	p := &Progress{}
-	walk(doorSteps(), p, 1, nil, []stand{{org.Unrecoverable, time.Minute}})
+	walk(doorSteps(), p, 1, nil, nil, []stand{{org.Unrecoverable, time.Minute}})
 	if p.Cleared(org.Unrecoverable) {
 		t.Error("all-clear while red")
 	}

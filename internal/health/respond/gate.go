@@ -217,11 +217,11 @@ func (g *Gate) shadow(now time.Time) Budget {
 
 // carryOut does a granted deed and writes down its end.
 func (g *Gate) carryOut(ctx context.Context, o Order, row org.Recovery) (org.Recovery, error) {
-	result, err := g.act(ctx, Deed{ID: row.ID, Action: o.Action, Target: o.Target, Component: o.Component, Set: o.Set, Monitor: o.Monitor,
+	result, err := g.act(ctx, Deed{ID: row.ID, Action: o.Action, Target: o.Target, Component: o.Component, Set: o.Set, Monitor: o.Monitor, State: o.State,
 		Why: row.Cause, Lossless: o.Lossless})
 	row.Ended, row.Result = g.deps.Clock.Now().UTC(), cut(result, maxText)
 	if err != nil {
-		row.Result = cut("failed: "+err.Error(), maxText)
+		row.Failed, row.Result = true, cut("failed: "+err.Error(), maxText)
 	}
 	return g.end(ctx, row)
 }
@@ -283,7 +283,7 @@ func (g *Gate) end(ctx context.Context, row org.Recovery) (org.Recovery, error) 
 			break
 		}
 		err := g.deps.Rows.Commit(ctx, []Op{
-			{Key: BudgetKey, Value: encode(b.Ended(row.ID, now)), If: true, Revision: revision}, {Key: RowKey(row.ID), Value: encode(row)}})
+			{Key: BudgetKey, Value: encode(b.Ended(row, now)), If: true, Revision: revision}, {Key: RowKey(row.ID), Value: encode(row)}})
 		if err == nil {
 			g.said(row)
 			return row, nil

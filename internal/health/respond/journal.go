@@ -74,7 +74,7 @@ func (j *Journal) Grant(b Budget, row org.Recovery) error {
 func (j *Journal) End(row org.Recovery, now time.Time) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.kept.Grants = Budget{j.kept.Grants}.Ended(row.ID, now).Grants
+	j.kept.Grants = Budget{j.kept.Grants}.Ended(row, now).Grants
 	return j.put(row)
 }
 
