@@ -81,7 +81,7 @@ sites: ## a whole site lost, with and without a majority, also with two voting s
 e2e-health: ## parts of a server broken from inside and outside, also what takes long; ends by itself
 	HEALTH_FAULTS=all $(GO) test -count=1 -timeout 10m -v -run '^(TestHealth|TestComponents|TestVolumeReadOnly)$$' ./test/e2e
 
-faults: e2e-health maintenance sites netns ## every part broken once on the real binary, with the pauses that clients see; half an hour, ends by itself
+faults: e2e-health maintenance sites netns ## every part broken once on the real binary, with the pauses that clients see; ten minutes, ends by itself
 
 chaos: build ## ten minutes of faults under load; fails on any loss
 	$(GO) run ./test/load/cmd/chaos -postern $(BIN) -duration $(CHAOS_TIME) $(CHAOS_ARGS)

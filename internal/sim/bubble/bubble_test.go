@@ -181,17 +181,16 @@ func number(t *testing.T, name string, d uint64) uint64 {
 }
 
 // TestSchedules plays random schedules of faults and checks the promises after
-// each: as many as there is time for within half a minute, at most 200. SIM_SEEDS
-// asks for that many however long they take, from seed SIM_FROM on; SIM_SEED
-// plays one and shows what happens, with SIM_LOG what the servers log too.
+// each: 250, or what there is time for with -short. SIM_SEEDS asks for that many,
+// from seed SIM_FROM on; SIM_SEED plays one and shows what happens, with SIM_LOG
+// what the servers log too.
 func TestSchedules(t *testing.T) {
 	t.Parallel()
 	first, n := number(t, "SIM_FROM", 1), number(t, "SIM_SEEDS", 0)
 	var until time.Time
 	per := uint64(perChild)
 	if n == 0 {
-		per = perChildNow
-		n, until = 200, time.Now().Add(32*time.Second)
+		per, n = perChildNow, 250
 		if testing.Short() {
 			n, until = 40, time.Now().Add(12*time.Second)
 		}
