@@ -16,6 +16,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/patient"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -94,13 +95,8 @@ func (ix *Index) options(o Options) *pebble.Options {
 	if size == 0 {
 		size = 8 << 20
 	}
-	if o.FS == nil {
-		o.FS = vfs.Default
-	}
 	p := &pebble.Options{
-		// Pebble repeats a flush that fails at once and for ever; on a full disk
-		// it is made to wait, outside its locks.
-		FS: vfs.OnDiskFull(o.FS, func() { time.Sleep(diskFullPause) }), Cache: o.Cache,
+		FS: patient.FS(o.FS), Cache: o.Cache,
 		DisableWAL:                  true,
 		MemTableSize:                size,
 		MemTableStopWritesThreshold: 4,
@@ -126,10 +122,7 @@ func (ix *Index) options(o Options) *pebble.Options {
 	return p
 }
 
-const (
-	diskFullPause = 200 * time.Millisecond
-	closeFlush    = 5 * time.Second
-)
+const closeFlush = 5 * time.Second
 
 func openError(dir string, err error) error {
 	if corrupt(err) {

@@ -95,22 +95,9 @@ func (d *disk) files() (fsx.FS, vfs.FS) {
 	defer d.mu.Unlock()
 	both := united{d.fs, d.ix}
 	if d.lies {
-		return lyingFS{both}, patient{d.ix}
+		return lyingFS{both}, d.ix
 	}
-	return both, patient{d.ix}
-}
-
-// patient is a disk on which failing takes a while: the index's library tries a
-// flush that failed again at once, for as long as the copy is open, and no time
-// would pass in between.
-type patient struct{ vfs.FS }
-
-func (p patient) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := p.FS.Create(name, c)
-	if err != nil {
-		time.Sleep(10 * time.Millisecond)
-	}
-	return f, err
+	return both, d.ix
 }
 
 // united is the disk as the mailbox room sees it besides the index, which is on

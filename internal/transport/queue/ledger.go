@@ -15,6 +15,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/base/patient"
 	"github.com/postern-mail/postern/internal/mail"
 )
 
@@ -26,10 +27,9 @@ const ledgerFormat = 1
 const fileFormat = pebble.FormatColumnarBlocks
 
 const (
-	diskFullPause = 200 * time.Millisecond
-	closeFlush    = 5 * time.Second
-	memTable      = 8 << 20
-	cacheSize     = 32 << 20
+	closeFlush = 5 * time.Second
+	memTable   = 8 << 20
+	cacheSize  = 32 << 20
 )
 
 type metaRow struct {
@@ -81,12 +81,8 @@ func openLedger(dir, identity string, fs vfs.FS, log *slog.Logger) (*ledger, err
 }
 
 func (l *ledger) options(fs vfs.FS) *pebble.Options {
-	if fs == nil {
-		fs = vfs.Default
-	}
 	p := &pebble.Options{
-		// A flush that fails is repeated for ever; on a full disk it waits.
-		FS:                          vfs.OnDiskFull(fs, func() { time.Sleep(diskFullPause) }),
+		FS:                          patient.FS(fs),
 		DisableWAL:                  true,
 		MemTableSize:                memTable,
 		MemTableStopWritesThreshold: 4,
