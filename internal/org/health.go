@@ -288,8 +288,11 @@ type Recovery struct {
 // key is ordered by time.
 const RecoveryPrefix = "recovery/log/"
 
+// RecoveryTime is how the identity of an entry begins, as a layout of time.
+const RecoveryTime = "20060102T150405.000"
+
 // RecoveryID makes the identity of an entry: ordered by time, and by a suffix
 // of the server's own unlike any other.
 func RecoveryID(at time.Time, s ServerName, suffix string) string {
-	return at.UTC().Format("20060102T150405.000") + "-" + string(s) + "-" + suffix
+	return at.UTC().Format(RecoveryTime) + "-" + string(s) + "-" + suffix
 }

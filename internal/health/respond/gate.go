@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -105,21 +106,13 @@ func (g *Gate) Do(ctx context.Context, o Order) (org.Recovery, error) {
 // row begins the entry of the recovery log.
 func (g *Gate) row(o Order) org.Recovery {
 	now := g.deps.Clock.Now().UTC()
-	r := org.Recovery{ID: g.newID(now), Server: g.deps.Server, Action: string(o.Action), Target: o.Target, Responder: o.Responder,
+	r := org.Recovery{ID: org.RecoveryID(now, g.deps.Server, strconv.FormatUint(g.seq.Add(1), 10)), Server: g.deps.Server, Action: string(o.Action), Target: o.Target, Responder: o.Responder,
 		Monitor: o.Monitor, State: o.State, Begun: now, Cause: cut(o.Cause, maxText)}
 	for _, e := range o.Evidence[:min(len(o.Evidence), maxProofs)] {
 		e.Text = cut(e.Text, maxProof)
 		r.Evidence = append(r.Evidence, e)
 	}
 	return r
-}
-
-// idTime is how an identity begins.
-const idTime = "20060102T150405.000"
-
-// newID makes an identity whose order is that of time.
-func (g *Gate) newID(now time.Time) string {
-	return fmt.Sprintf("%s-%s-%d", now.Format(idTime), g.deps.Server, g.seq.Add(1))
 }
 
 func cut(s string, n int) string {
@@ -200,7 +193,7 @@ func (g *Gate) budget(now time.Time, mode Mode) (b Budget, revision int64) {
 // shadow is the history of dry runs, from the recovery log.
 func (g *Gate) shadow(now time.Time) Budget {
 	var b Budget
-	oldest := RowKey(now.Add(-budgetFor).Format(idTime))
+	oldest := RowKey(now.Add(-budgetFor).Format(org.RecoveryTime))
 	for key, raw := range g.deps.Rows.Prefix(org.RecoveryPrefix) {
 		var r org.Recovery
 		if key < oldest {
