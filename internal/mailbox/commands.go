@@ -104,6 +104,11 @@ type suspendCopy struct {
 	Comment        string `json:"comment" doc:"why, up to 512 characters"`
 }
 
+type resumeCopy struct {
+	copyArg
+	ReplicationOnly bool `json:"replication_only" doc:"copy again; the activation stays suspended if it is"`
+}
+
 type reseedCopy struct {
 	copyArg
 	SeedFrom org.ServerName `json:"seed_from" doc:"copy to seed from; the active one when not given"`
@@ -148,7 +153,9 @@ func databaseCommands(k *Keeper) []command.Command {
 		command.New(command.Command{Noun: "copy", Verb: "add", Short: "Add a copy on a server; it is seeded while writes go on", Changes: true}, k.addCopy),
 		command.New(command.Command{Noun: "copy", Verb: "remove", Short: "Remove a passive copy; its files are set aside", Changes: true, Dangerous: true}, k.removeCopy),
 		command.New(command.Command{Noun: "copy", Verb: "suspend", Short: "Stop copying to, or only activation of, a copy", Changes: true}, k.suspendCopy),
-		command.New(command.Command{Noun: "copy", Verb: "resume", Short: "Resume a suspended copy", Changes: true}, k.resumeCopy),
+		command.New(command.Command{Noun: "copy", Verb: "resume", Short: "Resume a suspended copy", Changes: true,
+			Long:    "The copy takes log again and may be activated. With --replication-only it takes log, and what was suspended of its activation stays so until postern copy resume without it.",
+			Example: "postern copy resume DB01 MBX3 --replication-only"}, k.resumeCopy),
 		command.New(command.Command{Noun: "copy", Verb: "reseed", Short: "Empty a passive copy and seed it anew", Changes: true, Dangerous: true}, k.reseedCopy),
 		command.New(command.Command{Noun: "copy", Verb: "verify", Short: "Compare all copies of a database at one position of the log", Stream: true,
 			Long: "Writes a marker into the log. Each copy that reaches it compares checksums of its log and a digest of its index; with --bodies every byte of every copy is read too."}, k.verifyCommand),
@@ -472,9 +479,13 @@ func (k *Keeper) suspendCopy(ctx context.Context, in suspendCopy) ([]CopyRow, er
 	return k.copyRows(in.Database), err
 }
 
-func (k *Keeper) resumeCopy(ctx context.Context, in copyArg) ([]CopyRow, error) {
-	err := k.editCopy(ctx, in, func(c *org.Copy) error {
-		c.Suspended, c.ActivationSuspended, c.SuspendComment, c.SuspendedBy = false, false, "", ""
+func (k *Keeper) resumeCopy(ctx context.Context, in resumeCopy) ([]CopyRow, error) {
+	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
+		c.Suspended, c.SuspendedBy = false, ""
+		c.ActivationSuspended = c.ActivationSuspended && in.ReplicationOnly
+		if !c.ActivationSuspended {
+			c.SuspendComment = ""
+		}
 		return nil
 	})
 	return k.copyRows(in.Database), err

@@ -196,6 +196,9 @@ type Deps struct {
 	// Mailbox tells where the mailbox of an address is, for postern mailbox
 	// recover; nil: nowhere.
 	Mailbox func(mail.Address) (org.MailboxRef, bool)
+	// HoldTime is how long mail can be delivered again after its delivery
+	// (hold_time of transport), which bounds replay lags; nil: nobody knows.
+	HoldTime func() time.Duration
 	// Fast shortens the pauses between looks at volumes, for tests.
 	Fast bool
 	// Permission tells whether copies here may lead; nil: they may.

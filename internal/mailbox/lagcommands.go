@@ -15,6 +15,7 @@ type lagOrder struct {
 	ReplayLag     string `json:"replay_lag" doc:"how old log has to be before the copy replays it, up to 14d, as in 7d or 36h; 0 for at once; as it is when not given"`
 	TruncationLag string `json:"truncation_lag" doc:"how much longer the copy keeps what was removed after it replayed that, up to 14d; as it is when not given"`
 	Activatable   bool   `json:"activatable" doc:"with --replay-lag: do not suspend the activation of the copy"`
+	Beyond        bool   `json:"beyond_hold_time" doc:"with --replay-lag: take a lag that is longer than hold_time of transport, on a copy that is only looked back into"`
 }
 
 // lagMost is the longest lag (Exchange: 14 days).
@@ -48,9 +49,13 @@ func parseLag(name, s string) (time.Duration, error) {
 }
 
 // mayLag refuses a lag on the last copy that has none: whichever copy is active
-// then, a failover would have to wait for a lag to be replayed.
+// then, a failover would have to wait for a lag to be replayed. It refuses one
+// that Safety Net does not cover, unless that is wanted.
 func (k *Keeper) mayLag(in copyArg, o lagOrder) error {
 	if o.ReplayLag == "" {
+		if o.Beyond {
+			return kind.Errorf(kind.Invalid, "--beyond-hold-time goes with --replay-lag")
+		}
 		if o.Activatable {
 			return kind.Errorf(kind.Invalid, "--activatable goes with --replay-lag; otherwise: postern copy resume %s %s", in.Database, in.Server)
 		}
@@ -60,12 +65,30 @@ func (k *Keeper) mayLag(in copyArg, o lagOrder) error {
 	if err != nil || d == 0 {
 		return err
 	}
+	if err := k.covered(d, o.Beyond); err != nil {
+		return err
+	}
 	def, ok := k.group.View().Database(in.Database)
 	if !ok {
 		return k.noDatabase(in.Database)
 	}
 	if !slices.ContainsFunc(def.Copies, func(c org.Copy) bool { return c.Server != in.Server && c.ReplayLag == 0 }) {
 		return kind.WithHint(kind.Errorf(kind.Conflict, "%s on %s is the last copy without a lag", in.Database, in.Server), "postern copy add "+string(in.Database)+" SERVER")
+	}
+	return nil
+}
+
+// covered refuses a lag longer than Safety Net keeps what it delivered: should
+// the copy be activated without the log it has not replayed, that mail could not
+// be delivered again.
+func (k *Keeper) covered(lag time.Duration, beyond bool) error {
+	if k.deps.HoldTime == nil || beyond {
+		return nil
+	}
+	if hold := k.deps.HoldTime(); lag > hold {
+		return kind.WithHint(kind.Errorf(kind.Conflict,
+			"--replay-lag %s is longer than hold_time %s: Safety Net could not deliver again what the copy has not replayed", days(lag), days(hold)),
+			"postern transport set hold_time "+days(lag)+" first, or --beyond-hold-time for a copy that is only looked back into")
 	}
 	return nil
 }
@@ -86,7 +109,7 @@ func (o lagOrder) apply(c *org.Copy) error {
 	if err != nil {
 		return err
 	}
-	c.ReplayLag = d
+	c.ReplayLag, c.LagBeyondHold = d, d > 0 && o.Beyond
 	switch {
 	case d > 0 && !o.Activatable && !c.ActivationSuspended:
 		c.ActivationSuspended, c.SuspendComment = true, laggedComment

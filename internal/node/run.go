@@ -113,7 +113,8 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	w.sites = active.NewSites(active.SitesDeps{Group: w.cluster, Fast: w.fast(), Log: w.log, Events: w.events})
 	logs, indexes := w.faults.disks()
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, FS: logs, IndexFS: indexes, Log: w.log, Events: w.events,
-		Metrics: w.metrics, Mailbox: w.mailboxOf, Fast: w.cfg.Timers == "fast", Permission: w.sites}); err != nil {
+		Metrics: w.metrics, Mailbox: w.mailboxOf, Fast: w.cfg.Timers == "fast", Permission: w.sites,
+		HoldTime: func() time.Duration { return transport.HoldTime(w.cluster.View()) }}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.newNotifier()

@@ -207,6 +207,22 @@ type Copy struct {
 	// once; TruncationLag how much longer it keeps what was removed.
 	ReplayLag     time.Duration `json:"replay_lag,omitempty"`
 	TruncationLag time.Duration `json:"truncation_lag,omitempty"`
+	// LagBeyondHold tells that an administrator wants the lag although Safety
+	// Net keeps mail for less: the copy is there to look back, not to be
+	// activated without its log.
+	LagBeyondHold bool `json:"lag_beyond_hold,omitempty"`
+}
+
+// LongestLag is the longest replay lag that Safety Net has to cover, 0 for none.
+func LongestLag(all []Database) (longest time.Duration) {
+	for _, d := range all {
+		for _, c := range d.Copies {
+			if !c.LagBeyondHold {
+				longest = max(longest, c.ReplayLag)
+			}
+		}
+	}
+	return longest
 }
 
 // ByAutoReseed is the SuspendedBy of a copy that AutoReseed suspended.

@@ -123,8 +123,7 @@ func TestGatherLastLog(t *testing.T) {
 	}
 	w.Server(1).Stop()
 	w.mustRun(t, 2, "copy resume", `{"database":"DB01","server":"MBX2"}`)
-	w.mustRun(t, 2, "copy resume", `{"database":"DB01","server":"MBX3"}`)
-	w.mustRun(t, 2, "copy suspend", `{"database":"DB01","server":"MBX3","activation_only":true}`)
+	w.mustRun(t, 2, "copy resume", `{"database":"DB01","server":"MBX3","replication_only":true}`)
 	eventually(t, "the former active copy is fenced", func() bool { return !w.Server(2).Cluster.Alive("MBX1") })
 	eventually(t, "a lossy mount by hand", func() bool {
 		_, err := w.Server(2).Command(t.Context(), "database move", `{"database":"DB01","to":"MBX2","mount_dial":"BestEffort"}`)

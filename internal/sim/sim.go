@@ -216,7 +216,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := mailbox.Deps{Group: c, Paths: c, Log: log, Events: s.Events}
+	d := mailbox.Deps{Group: c, Paths: c, Log: log, Events: s.Events, HoldTime: func() time.Duration { return transport.HoldTime(c.View()) }}
 	if s.w.o.Disk != nil {
 		d.FS = s.w.o.Disk(s.Name)
 	}

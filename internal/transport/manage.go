@@ -5,8 +5,10 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/postern-mail/postern/internal/base/command"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mail"
 	"github.com/postern-mail/postern/internal/org"
 	"github.com/postern-mail/postern/internal/transport/keys"
@@ -25,7 +27,9 @@ func manageCommands(m *Mover) []command.Command {
 		Checker:        keys.Checker{Resolver: m.resolver, Std: m.resolver.Std(), STS: m.policies, SRV: net.DefaultResolver.LookupSRV},
 		OrganizationOf: m.deps.Directory.OrganizationOf, Organizations: boxes{m.deps.Directory}.OrganizationIDs,
 		Facts: m.facts, TestConnector: m.testConnector, Now: m.now,
-		Covers: func(g settings.Group) error { return g.Covers(0, m.deps.DuplicateWindow) },
+		Covers: func(before, after settings.Group) error {
+			return after.Replaces(before, org.LongestLag(m.deps.Group.View().Databases()), m.deps.DuplicateWindow)
+		},
 		SealPassword: func(o org.OrganizationID, name, password string) ([]byte, error) {
 			return m.deps.Group.SealSecret(remote.SecretPurpose(o, name), []byte(password))
 		}})
@@ -44,6 +48,16 @@ func reportCommands(m *Mover) []command.Command {
 
 // SettingsMarkdown lists what commands of the group can set, for docs/settings.md.
 func SettingsMarkdown() string { return settings.Markdown() }
+
+// HoldTime is how long mail can be delivered again after its delivery, by the
+// settings of the group.
+func HoldTime(v *cluster.View) time.Duration {
+	g, _, err := settings.Read[settings.Group](v, settings.GroupKey)
+	if err != nil || g.HoldTime == 0 {
+		g = settings.Defaults()
+	}
+	return g.HoldTime.Std()
+}
 
 // facts are what the DNS records of a domain follow from, but its keys.
 func (m *Mover) facts(domain string) keys.Facts {

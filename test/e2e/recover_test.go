@@ -28,7 +28,7 @@ func TestRecover(t *testing.T) {
 	u := g.file().Users[0]
 	db := g.database(u.Database)
 	late := g.others(db.Active)[1]
-	must(t, g.command(t.Context(), nil, "copy", "set", db.Name, late, "--replay-lag", "7d"))
+	must(t, g.command(t.Context(), nil, "copy", "set", db.Name, late, "--replay-lag", "7d", "--beyond-hold-time"))
 	for i := range 4 {
 		must(t, deliver(t.Context(), g.server(db.Active).SMTP, u.Address, letter(fmt.Sprintf("letter %d", i), u.Address)))
 	}

@@ -32,8 +32,8 @@ type Deps struct {
 	// Facts are what the DNS records of a domain follow from, but its keys.
 	Facts func(domain string) keys.Facts
 	// Covers tells whether settings of the group fit what mailboxes and copies
-	// have (settings.Group.Covers); nil: they do.
-	Covers func(settings.Group) error
+	// have (settings.Group.Covers), in place of those before; nil: they do.
+	Covers func(before, after settings.Group) error
 	// SealPassword seals the password of a connector.
 	SealPassword func(o org.OrganizationID, name, password string) ([]byte, error)
 	// TestConnector tries a connector out, host by host.

@@ -3,6 +3,7 @@ package manage
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/kind"
@@ -44,8 +45,17 @@ func TestTransport(t *testing.T) {
 	if all := w.do("transport show", "changed=true").([]settings.Setting); len(all) != 0 {
 		t.Errorf("%+v", all)
 	}
+	// A copy lags by two days: less than that is refused, more is not, and where
+	// the lag was longer before, other settings can be changed all the same.
+	w.lag = 48 * time.Hour
+	w.refuse(server, kind.Invalid, "hold_time 47h is shorter than the longest replay lag 48h", "transport set", "setting=hold_time", "value=47h")
+	w.do("transport set", "setting=hold_time", "value=49h")
+	w.refuse(server, kind.Invalid, "replay lag", "transport set", "setting=hold_time", "value=1h")
+	w.lag = 72 * time.Hour
+	w.do("transport set", "setting=hold_time", "value=50h")
+	w.do("transport set", "setting=dnsbl", "value=zen.example")
 	w.state.Fail(kind.Errorf(kind.Busy, "no quorum"))
-	w.refuse(server, kind.Busy, "no quorum", "transport set", "setting=hold_time", "value=1d")
+	w.refuse(server, kind.Busy, "no quorum", "transport set", "setting=hold_time", "value=51h")
 }
 
 func TestPolicy(t *testing.T) {

@@ -33,6 +33,7 @@ func transportCommands(d Deps) []command.Command {
 				if err != nil {
 					return err
 				}
+				before := g
 				if err := g.Set(in.Setting, in.Value); err != nil {
 					return err
 				}
@@ -40,7 +41,7 @@ func transportCommands(d Deps) []command.Command {
 					return err
 				}
 				if d.Covers != nil {
-					if err := d.Covers(g); err != nil {
+					if err := d.Covers(before, g); err != nil {
 						return err
 					}
 				}

@@ -34,6 +34,7 @@ type world struct {
 	deps  Deps
 	table map[string]command.Command
 	sent  []mail.Submission
+	lag   time.Duration // the longest replay lag of a copy
 }
 
 func newWorld(t *testing.T) *world {
@@ -60,7 +61,9 @@ func newWorld(t *testing.T) *world {
 		},
 		Organizations: w.OrganizationIDs,
 		Facts:         func(string) keys.Facts { return keys.Facts{Hosts: []string{"mx.postern.example"}} },
-		Covers:        func(g settings.Group) error { return g.Covers(0, 120*time.Hour) },
+		Covers: func(before, after settings.Group) error {
+			return after.Replaces(before, w.lag, 120*time.Hour)
+		},
 		SealPassword: func(o org.OrganizationID, name, password string) ([]byte, error) {
 			return w.state.SealSecret("connector "+string(o)+"/"+name, []byte(password))
 		},

@@ -51,13 +51,12 @@ type Deps struct {
 	// up while new mail waits. Busy is tried again, NotFound says that there is
 	// no such mailbox any more; everything else is counted as failed.
 	Resubmit func(ctx context.Context, it Item) (duplicate bool, err error)
-	// DuplicateWindow is how long mailboxes remember deliveries, LongestLag by
-	// how much a database copy may lag behind on purpose.
-	DuplicateWindow, LongestLag time.Duration
-	Now                         func() time.Time // guarded time; nil: time.Now
-	Log                         *slog.Logger
-	Events                      *event.Log
-	Metrics                     prometheus.Registerer // nil for nobody
+	// DuplicateWindow is how long mailboxes remember deliveries.
+	DuplicateWindow time.Duration
+	Now             func() time.Time // guarded time; nil: time.Now
+	Log             *slog.Logger
+	Events          *event.Log
+	Metrics         prometheus.Registerer // nil for nobody
 }
 
 // Limits of what goes on at a time.
@@ -133,14 +132,13 @@ func New(d Deps) *Net {
 
 // Run answers requests until ctx ends and all it began is over.
 func (n *Net) Run(ctx context.Context) error {
-	if err := n.d.Settings().Covers(n.d.LongestLag, n.d.DuplicateWindow); err != nil {
-		n.d.Events.Emit(EventShort, "Safety Net falls short: %v.", err)
-	}
 	tick := time.NewTicker(n.t.turn)
 	defer tick.Stop()
 	defer n.stopAll()
+	short := ""
 	for {
 		changed := n.d.Group.Changed()
+		short = n.covers(n.d.Group.View(), short)
 		n.begun(ctx)
 		n.turn(ctx, n.d.Group.View())
 		select {
@@ -151,6 +149,19 @@ func (n *Net) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// covers says so when the settings leave a gap, once for each gap, and returns
+// what it says.
+func (n *Net) covers(v *cluster.View, said string) string {
+	err := n.d.Settings().Covers(org.LongestLag(v.Databases()), n.d.DuplicateWindow)
+	if err == nil {
+		return ""
+	}
+	if err.Error() != said {
+		n.d.Events.Emit(EventShort, "Safety Net falls short: %v.", err)
+	}
+	return err.Error()
 }
 
 // stopAll ends all parts and waits for them.

@@ -3,6 +3,7 @@ package safetynet
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -208,6 +209,30 @@ func TestEvents(t *testing.T) {
 		}
 		return slices.Equal(got, want) || slices.Equal(got, want[:3]) // Running may pass unseen
 	}, func() string { return fmt.Sprintf("%+v", p.events.Recent(10)) })
+}
+
+// TestLagBeyondHoldTime: a copy that lags by more than the hold time is said
+// once for each lag, one that is wanted so is not.
+func TestLagBeyondHoldTime(t *testing.T) {
+	w := newWorld(t)
+	p := w.join("MBX1")
+	p.run()
+	lagging := func(lag time.Duration, wanted bool) {
+		w.put("databases/DB01", org.Database{Name: "DB01", Copies: []org.Copy{{Server: "MBX1"}, {Server: "MBX2", ReplayLag: lag, LagBeyondHold: wanted}}})
+	}
+	said := func(n int, part string) {
+		t.Helper()
+		p.eventually(func() bool {
+			all := p.events.Recent(10)
+			return len(all) == n && strings.Contains(all[n-1].Sentence, part)
+		}, func() string { return fmt.Sprintf("%d times, at last %q: %+v", n, part, p.events.Recent(10)) })
+	}
+	lagging(72*time.Hour, false)
+	said(1, "hold_time 48h is shorter than the longest replay lag 72h")
+	lagging(72*time.Hour, true)
+	lagging(48*time.Hour, false) // as long as it may be
+	lagging(168*time.Hour, false)
+	said(2, "replay lag 168h")
 }
 
 // TestRestart shows that a request goes on where it was.

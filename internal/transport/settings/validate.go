@@ -76,6 +76,18 @@ func (g Group) Covers(longestLag, duplicateWindow time.Duration) error {
 	return nil
 }
 
+// Replaces tells whether the settings may take the place of those before. A
+// lag that those did not cover either stands in the way of nothing.
+func (g Group) Replaces(before Group, longestLag, duplicateWindow time.Duration) error {
+	after := g
+	fill(&before)
+	fill(&after)
+	if after.HoldTime >= before.HoldTime {
+		longestLag = 0
+	}
+	return g.Covers(longestLag, duplicateWindow)
+}
+
 // DNSBLZone reads an entry of the setting dnsbl: zone or zone=weight.
 func DNSBLZone(entry string) (zone string, weight int, err error) {
 	zone, text, weighted := strings.Cut(entry, "=")
