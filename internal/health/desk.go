@@ -74,6 +74,9 @@ func NewDesk(cfg Config, deps DeskDeps) (*Desk, error) {
 	if deps.Clock == nil {
 		deps.Clock = systemClock{}
 	}
+	if deps.Notes == nil {
+		deps.Notes = NewNotes(deps.Log)
+	}
 	d := &Desk{cfg: cfg, deps: deps, pace: paceOf(cfg), began: time.Now(), stopping: make(chan struct{})}
 	d.items = Join(builtIn(d.hungProbes), deps.Items)
 	if err := d.items.Check(); err != nil {
@@ -108,6 +111,7 @@ func (d *Desk) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.sched.Run(ctx) })
 	g.Go(func() error { d.loop(ctx); return nil })
+	g.Go(func() error { d.writeNotes(ctx); return nil })
 	return g.Wait()
 }
 

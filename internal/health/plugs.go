@@ -48,6 +48,8 @@ type DeskDeps struct {
 	Clock   Clock // nil: the system's
 	// Figures tell the CPU pressure and the steal time in percent; nil: not known.
 	Figures func() (pressure, steal float64)
+	// Notes is what the rooms of this server did by themselves; nil: nothing.
+	Notes   *Notes
 	Log     *slog.Logger
 	Events  *event.Log
 	Metrics prometheus.Registerer // nil: none

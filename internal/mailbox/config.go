@@ -201,6 +201,9 @@ type Deps struct {
 	HoldTime func() time.Duration
 	// Fast shortens the pauses between looks at volumes, for tests.
 	Fast bool
+	// Noted has what the room did by itself written into the recovery log. It
+	// does not block; nil: nobody listens.
+	Noted func(org.Note)
 	// Permission tells whether copies here may lead; nil: they may.
 	Permission Permission
 }

@@ -524,6 +524,7 @@ func (c *dbCopy) openIndex() (*store.Index, error) {
 		return ix, err
 	}
 	c.k.deps.Events.Emit(evIndexReset, "index of %s on %s is made anew from the log: %v", c.name, c.k.me, err)
+	c.noteRestart(&restart{why: err.Error()})
 	if err := c.k.deps.IndexFS.RemoveAll(dir); err != nil {
 		return nil, err
 	}
@@ -557,6 +558,7 @@ func (c *dbCopy) prepareRestart(r *restart) error {
 		c.markSeeding(true)
 	}
 	c.k.deps.Events.Emit(evIndexReset, "index of %s on %s is made anew: %s", c.name, c.k.me, r.why)
+	c.noteRestart(r)
 	return nil
 }
 

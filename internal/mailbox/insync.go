@@ -3,6 +3,7 @@ package mailbox
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -48,7 +49,7 @@ func (l *leader) reviewMembers(ctx context.Context) error {
 	ms := make([]*member, 0, len(l.members))
 	for _, s := range slices.Sorted(maps.Keys(l.members)) {
 		m := l.members[s]
-		_, m.gone = l.c.k.group.Dead(s)
+		m.goneWhy, m.gone = l.c.k.group.Dead(s)
 		m.canStore, m.leaving = canStore[s] && !m.gone, leaving[s]
 		ms = append(ms, m)
 	}
@@ -75,9 +76,9 @@ func (l *leader) reviewMembers(ctx context.Context) error {
 	cctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if v.alone && len(ms) > 0 {
-		return l.casAlone(cctx, v.remove)
+		return l.casAlone(cctx, v)
 	}
-	return l.casSet(cctx, v.remove, v.add)
+	return l.casSet(cctx, v)
 }
 
 // adopt takes over what somebody else changed in the mount row of this term,
@@ -98,7 +99,7 @@ func (l *leader) adopt(row org.Mount) {
 
 // casAlone records that changes will be confirmed on this copy only, and from
 // which position, before any is.
-func (l *leader) casAlone(ctx context.Context, remove []org.ServerName) error {
+func (l *leader) casAlone(ctx context.Context, v verdict) error {
 	l.mu.Lock()
 	at := l.commit
 	l.mu.Unlock()
@@ -112,16 +113,19 @@ func (l *leader) casAlone(ctx context.Context, remove []org.ServerName) error {
 		return err
 	}
 	l.c.k.deps.Events.Emit(evAlone, "%s on %s confirms changes on one copy only, from position %d: no other copy can store", l.c.name, l.c.k.me, at)
-	l.emitRemoved(remove)
+	l.tellRemoved(v, "changes are confirmed on "+string(l.c.k.me)+" only")
+	l.c.k.note(org.Note{Action: actAlone, Target: string(l.c.k.me), Responder: "InSync", Cause: "no other copy can store",
+		Evidence: proof("InSync", l.c.name, "alone", "%s", whys(v)), Result: fmt.Sprintf("%s: from position %d on", l.c.name, at)})
 	return nil // the next review, on the new row, lets it go on alone
 }
 
 // casSet removes and adds members of the in-sync set.
-func (l *leader) casSet(ctx context.Context, remove, add []org.ServerName) error {
+func (l *leader) casSet(ctx context.Context, v verdict) error {
 	redundant := false
+	var set []org.ServerName
 	err := l.cas(ctx, func(m *org.Mount) {
-		m.InSync = slices.DeleteFunc(m.InSync, func(s org.ServerName) bool { return slices.Contains(remove, s) })
-		for _, s := range add {
+		m.InSync = slices.DeleteFunc(m.InSync, func(s org.ServerName) bool { return slices.Contains(v.remove, s) })
+		for _, s := range v.add {
 			if !slices.Contains(m.InSync, s) {
 				m.InSync = append(m.InSync, s)
 			}
@@ -129,12 +133,15 @@ func (l *leader) casSet(ctx context.Context, remove, add []org.ServerName) error
 		if len(m.InSync) > 1 && m.AloneSince != nil {
 			m.AloneSince, redundant = nil, true
 		}
+		set = m.InSync
 	})
 	if err != nil {
 		return err
 	}
-	l.emitRemoved(remove)
-	for _, s := range add {
+	now := fmt.Sprintf("in sync are %v", set)
+	l.tellRemoved(v, now)
+	l.noteMembers(actAdmit, v.add, v, now)
+	for _, s := range v.add {
 		l.c.k.deps.Events.Emit(evInSync, "%s on %s is in sync", l.c.name, s)
 	}
 	if redundant {
@@ -146,10 +153,11 @@ func (l *leader) casSet(ctx context.Context, remove, add []org.ServerName) error
 	return nil
 }
 
-func (l *leader) emitRemoved(remove []org.ServerName) {
-	for _, s := range remove {
-		l.c.k.deps.Events.Emit(evOutOfSync, "%s on %s was taken out of the in-sync set", l.c.name, s)
+func (l *leader) tellRemoved(v verdict, now string) {
+	for _, s := range v.remove {
+		l.c.k.deps.Events.Emit(evOutOfSync, "%s on %s was taken out of the in-sync set: %s", l.c.name, s, v.why[s])
 	}
+	l.noteMembers(actEvict, v.remove, v, now)
 }
 
 // cas changes the mount row. When another change won, the row is read again

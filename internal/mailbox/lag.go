@@ -268,21 +268,24 @@ func (c *dbCopy) decideLag(now time.Time) {
 	is := l.last
 	l.decided = now
 	l.mu.Unlock()
-	c.tellLag(was, is, f.Lag)
+	c.tellLag(was, is, f)
 }
 
 // tellLag tells of a decision that differs from the one before.
-func (c *dbCopy) tellLag(was, is lag.Decision, set time.Duration) {
+func (c *dbCopy) tellLag(was, is lag.Decision, f lag.Facts) {
+	set, action := f.Lag, actPlayDown
 	switch {
 	case is.PlayDown && (!was.PlayDown || was.Cause != is.Cause):
 		c.k.deps.Events.Emit(evPlayDown, "%s on %s replays without its lag of %s: %s", c.name, c.k.me, set, is.Why)
 	case is.Deferred && !was.Deferred:
 		c.k.deps.Events.Emit(evPlayDown, "%s on %s would replay without its lag of %s and waits: %s", c.name, c.k.me, set, is.Why)
 	case was.PlayDown && !is.PlayDown && !is.Deferred:
+		action = actLagAgain
 		c.k.deps.Events.Emit(evLagAgain, "%s on %s lags again: %s", c.name, c.k.me, is.Why)
 	default:
 		return
 	}
+	c.noteLag(action, is, set, f)
 	c.k.reportSoon()
 }
 

@@ -1,6 +1,7 @@
 package mailbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -89,7 +90,8 @@ type pair struct {
 	planner      *store.Planner
 	others       *alone
 	history      []instant
-	noFlush      bool // the indexes stay in memory: a flush begins work that would belong to the bubble
+	notes        *sentences // for the recovery log
+	noFlush      bool       // the indexes stay in memory: a flush begins work that would belong to the bubble
 }
 
 const lagSet = 7 * 24 * time.Hour
@@ -100,14 +102,17 @@ func newPair(t *testing.T, replay time.Duration, events *event.Log) *pair {
 	g.heard = true
 	def := org.Database{Name: "DB01", Identity: "db-1", SegmentSize: 64 << 10, Copies: []org.Copy{
 		{Server: "MBX1", Volume: "vol1"}, {Server: "MBX3", Volume: "vol1", ReplayLag: replay}}}
-	p := &pair{t: t, def: def, others: g.server("MBX1")}
+	p := &pair{t: t, def: def, others: g.server("MBX1"), notes: &sentences{}}
+	noted := func(n org.Note) {
+		p.notes.add(fmt.Sprintf("%s %s: %s (%s), %d seen", n.Action, n.Target, cmp.Or(n.Result, "not done: "+n.Refused), n.Cause, len(n.Evidence)))
+	}
 	open := func(s org.ServerName) *dbCopy {
 		d := newDisks()
 		group := p.others
 		if s != "MBX1" {
 			group = g.server(s)
 		}
-		k, err := New(testConfig(), Deps{Group: group, FS: d.fs, IndexFS: d.ix, Log: slog.New(slog.DiscardHandler), Events: events})
+		k, err := New(testConfig(), Deps{Group: group, FS: d.fs, IndexFS: d.ix, Log: slog.New(slog.DiscardHandler), Events: events, Noted: noted})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -287,6 +292,9 @@ func (p *pair) eightDays(t *testing.T, told *sentences) {
 	p.check(set)
 	if got := told.all(); len(got) != 2 || !strings.HasPrefix(got[0], "1220 DB01 on MBX3 replays without its lag") || !strings.HasPrefix(got[1], "1226 DB01 on MBX3 lags again") {
 		t.Errorf("told: %q", got)
+	}
+	if got := p.notes.all(); len(got) != 2 || !strings.HasPrefix(got[0], "PlayDownLag DB01: it replays without its lag of 168h0m0s (0 of 1 copies") || !strings.HasPrefix(got[1], "RestoreLag DB01: its lag of 168h0m0s builds up again") {
+		t.Errorf("for the recovery log: %q", got)
 	}
 	// The lag is taken off: all is replayed, and what comes goes its usual way.
 	p.change(func(c *org.Copy) { c.ReplayLag = 0 })

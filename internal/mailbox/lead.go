@@ -79,9 +79,15 @@ func (c *dbCopy) leadTerm(ctx context.Context, term org.Term) error {
 	if c.jn.End().Term >= term {
 		// This copy led the term before its process ended. What it had sent
 		// and not yet written may stand in other logs, so it begins a new one.
-		return c.k.casMount(ctx, m, func(n *org.Mount) {
-			n.Term, n.Handed, n.Since, n.Why = term+1, true, time.Now(), "the active copy's process started again"
+		const why = "the active copy's process started again"
+		err := c.k.casMount(ctx, m, func(n *org.Mount) {
+			n.Term, n.Handed, n.Since, n.Why = term+1, true, time.Now(), why
 		})
+		if err == nil {
+			c.k.note(org.Note{Action: actAgain, Target: string(c.k.me), Responder: "Store", Cause: why,
+				Evidence: proof("Store", c.name, "restarted", "its log is of term %d, which it led before", term), Result: fmt.Sprintf("%s: mounted here again in term %d", c.name, term+1)})
+		}
+		return err
 	}
 	if c.jn.End().LSN == 0 && (term > 1 || m.Begun) {
 		// Empty is never fine (faults P24, P25): this database has been
@@ -557,7 +563,7 @@ func (l *leader) thawIfForgotten(ctx context.Context) {
 // thaw takes a handover back: the mount row gets a new revision first, so that
 // a late compare and swap of the mover loses.
 func (l *leader) thaw(ctx context.Context) error {
-	if err := l.casSet(ctx, nil, nil); err != nil {
+	if err := l.casSet(ctx, verdict{}); err != nil {
 		return err
 	}
 	l.unfreeze()

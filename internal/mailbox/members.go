@@ -1,6 +1,7 @@
 package mailbox
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -26,8 +27,9 @@ type member struct {
 	heard time.Time
 	// short tells that its log ends before what is confirmed: it lost data.
 	short bool
-	// gone tells that the group judges its server dead.
-	gone bool
+	// gone tells that the group judges its server dead, and why.
+	gone    bool
+	goneWhy string
 	// canStore tells that its server is a live member with a copy that is
 	// neither suspended nor failed, being seeded, or on a full volume.
 	canStore bool
@@ -60,20 +62,23 @@ type verdict struct {
 	// held says why nothing may be confirmed although this copy is the only
 	// member, empty otherwise.
 	held string
+	// why says of who is removed or added why.
+	why map[org.ServerName]string
 }
 
 // judge decides who leaves and who enters the in-sync set (design 5.2). It
 // reads nothing but its arguments. tail is the end of what was sent, commit
 // what is confirmed.
 func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
-	var v verdict
+	v := verdict{why: map[org.ServerName]string{}}
 	left := 0
 	for _, m := range ms {
 		if !m.inSync && !m.joining {
 			continue
 		}
-		if m.short || m.gone && !m.connected || m.stalls(r, now) || !m.connected && !m.lostAt.IsZero() && now.Sub(m.lostAt) >= r.lostGrace {
+		if why := m.fails(tail, r, now); why != "" {
 			v.remove = append(v.remove, m.server)
+			v.why[m.server] = why
 		} else {
 			left++
 		}
@@ -83,6 +88,7 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		// copy and one more.
 		if m.leaving && (m.inSync || m.joining) && left >= 2 && !slices.Contains(v.remove, m.server) {
 			v.remove = append(v.remove, m.server)
+			v.why[m.server] = "its server is to have no part in the group's work (component high_availability)"
 			left--
 		}
 	}
@@ -97,6 +103,7 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		}
 		if m.acked >= commit {
 			v.add = append(v.add, m.server)
+			v.why[m.server] = fmt.Sprintf("it has stored all that is confirmed, to position %d of %d", m.acked, tail)
 		} else if !m.joining {
 			v.await = append(v.await, m.server)
 		}
@@ -121,6 +128,24 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		v.alone = true
 	}
 	return v
+}
+
+// fails says why a member cannot be waited for, empty when it can.
+func (m *member) fails(tail org.LSN, r rules, now time.Time) string {
+	ms := func(since time.Time) time.Duration { return now.Sub(since).Round(time.Millisecond) }
+	switch {
+	case m.short:
+		return fmt.Sprintf("its log ends at position %d, before what is confirmed: it lost data", m.acked)
+	case m.gone && !m.connected:
+		return "its server is gone: " + m.goneWhy
+	case m.stalls(r, now) && !m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace:
+		return fmt.Sprintf("it stalls: for %s it has not stored %d bytes it was sent (grace %s)", ms(m.behindSince), int64(tail)-int64(m.acked), r.grace)
+	case m.stalls(r, now):
+		return fmt.Sprintf("it is silent for %s (grace %s)", ms(m.spoke), r.grace)
+	case !m.connected && !m.lostAt.IsZero() && now.Sub(m.lostAt) >= r.lostGrace:
+		return fmt.Sprintf("its connection is gone for %s (grace %s)", ms(m.lostAt), r.lostGrace)
+	}
+	return ""
 }
 
 // stalls tells that it is connected and either silent, or has not stored what

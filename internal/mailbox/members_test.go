@@ -67,7 +67,33 @@ func TestJudge(t *testing.T) {
 			if !slices.Equal(v.remove, c.remove) || !slices.Equal(v.add, c.add) || !slices.Equal(v.await, c.await) || v.alone != c.alone || (v.held != "") != c.held {
 				t.Errorf("%+v, want remove %v add %v await %v alone %v held %v", v, c.remove, c.add, c.await, c.alone, c.held)
 			}
+			for _, s := range slices.Concat(v.remove, v.add) {
+				if v.why[s] == "" {
+					t.Errorf("nobody knows why %s leaves or enters", s)
+				}
+			}
 		})
+	}
+}
+
+// TestWhyEvicted: what the recovery log says of who leaves the in-sync set.
+func TestWhyEvicted(t *testing.T) {
+	now := time.Unix(1000, 0)
+	r := rules{grace: time.Second, lostGrace: 300 * time.Millisecond}
+	for _, c := range []struct {
+		m    member
+		want string
+	}{
+		{member{connected: true, acked: 100}, ""},
+		{member{connected: true, short: true, acked: 40}, "its log ends at position 40, before what is confirmed: it lost data"},
+		{member{gone: true, goneWhy: "silent for 2s, 2 of 3 agree"}, "its server is gone: silent for 2s, 2 of 3 agree"},
+		{member{connected: true, acked: 40, behindSince: now.Add(-1200 * time.Millisecond)}, "it stalls: for 1.2s it has not stored 60 bytes it was sent (grace 1s)"},
+		{member{connected: true, spoke: now.Add(-1500 * time.Millisecond)}, "it is silent for 1.5s (grace 1s)"},
+		{member{lostAt: now.Add(-400 * time.Millisecond)}, "its connection is gone for 400ms (grace 300ms)"},
+	} {
+		if got := c.m.fails(100, r, now); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.m, got, c.want)
+		}
 	}
 }
 

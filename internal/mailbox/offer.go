@@ -41,6 +41,8 @@ func (c *dbCopy) offerLoop(ctx context.Context) {
 				c.log.Warn("offer diverged messages", "file", path, "err", err)
 				continue
 			}
+			c.k.note(org.Note{Action: actOffer, Target: string(c.name), Responder: "Store", Cause: "log was set aside that was only here",
+				Evidence: proof("Store", c.name, "offered", "%s", path), Result: fmt.Sprintf("%d messages are in their mailboxes, the rest was there already", count)})
 			c.k.deps.Events.Emit(evOffered, "%d messages of %s that were only on %s are in their mailboxes; the rest was there already", count, c.name, c.k.me)
 		}
 	}

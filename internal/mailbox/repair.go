@@ -42,11 +42,13 @@ func (c *dbCopy) repair(ctx context.Context, lsn org.LSN, cause error) error {
 		}
 		if err == nil {
 			c.repairs.Add(1)
+			c.noteRepair(lsn, cause, s, nil)
 			c.k.deps.Events.Emit(evRepaired, "%s on %s: position %d was repaired from %s", c.name, c.k.me, lsn, s)
 			return nil
 		}
 		last = err
 	}
+	c.noteRepair(lsn, cause, "", last)
 	c.k.deps.Events.Emit(evUnrepaired, "%s on %s: position %d: %v", c.name, c.k.me, lsn, last)
 	return kind.Errorf(kind.Corrupt, "%s: position %d is damaged and no other copy could give it: %w", c.name, lsn, last)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/journal"
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/org"
 )
 
 // copyMark is the small file beside a copy's log that remembers what the log
@@ -154,6 +155,9 @@ func (c *dbCopy) cutAt(at journal.Position) error {
 	c.mu.Lock()
 	c.commit = min(c.commit, at.LSN)
 	c.mu.Unlock()
+	c.k.note(org.Note{Action: actCut, Target: string(c.name), Responder: "Store", Cause: "its log is not in the active copy's history",
+		Evidence: proof("Store", c.name, "forks", "at position %d, its log ended at %d", at.LSN, end.LSN),
+		Result:   fmt.Sprintf("%d bytes are in %s, their messages are offered again", end.LSN-at.LSN, aside)})
 	c.k.deps.Events.Emit(evDiverged, "%s on %s held %d bytes from position %d that are not in the active's history; they are in %s",
 		c.name, c.k.me, end.LSN-at.LSN, at.LSN, aside)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -159,7 +160,10 @@ func TestVolumeFails(t *testing.T) {
 			d := newDisks()
 			var f faulty
 			f.on(d.fs, "/vol1")
-			k := startOn(t, g.server("MBX1"), twoVolumes(), Deps{FS: d.fs, IndexFS: d.ix, Fast: true})
+			var notes sentences
+			k := startOn(t, g.server("MBX1"), twoVolumes(), Deps{FS: d.fs, IndexFS: d.ix, Fast: true, Noted: func(n org.Note) {
+				notes.add(fmt.Sprintf("%s %s (%s): %d seen", n.Action, n.Target, n.Evidence[0].Result, len(n.Evidence)))
+			}})
 			eventually(t, "both are active", func() bool {
 				return k.copy("DB01") != nil && stateOf(k, "DB01") == org.CopyMounted && stateOf(k, "DB02") == org.CopyMounted
 			})
@@ -194,6 +198,10 @@ func TestVolumeFails(t *testing.T) {
 			}
 			f.set(nil)
 			eventually(t, "the volume works again", func() bool { return k.Volumes()[0].Cause == "" })
+			eventually(t, "both are for the recovery log", func() bool {
+				got := notes.all()
+				return slices.Contains(got, "CloseVolume vol1 ("+c.cause+"): 1 seen") && slices.Contains(got, "OpenVolume vol1 (passed): 1 seen")
+			})
 			if c.back {
 				eventually(t, "the copy is back", func() bool { return stateOf(k, "DB01") == org.CopyMounted })
 			}

@@ -236,8 +236,12 @@ func (k *Keeper) setCause(v *volume, cause, why string) {
 	v.mu.Unlock()
 	switch {
 	case cause != "":
+		k.note(org.Note{Action: actCloseVolume, Target: string(v.Name), Responder: "VolumeWatch", Cause: why,
+			Evidence: proof("VolumeWatch", v.Name, cause, "%s", why), Result: closedText(stops)})
 		k.deps.Events.Emit(evVolumeFailed, "volume %s of %s failed (%s): %s", v.Name, k.me, cause, why)
 	case was != "":
+		k.note(org.Note{Action: actOpenVolume, Target: string(v.Name), Responder: "VolumeWatch", Cause: "it works again",
+			Evidence: proof("VolumeWatch", v.Name, "passed", "it had failed (%s)", was), Result: "its copies are opened again"})
 		k.deps.Events.Emit(evVolumeBack, "volume %s of %s works again", v.Name, k.me)
 	}
 	k.reportSoon()

@@ -58,6 +58,7 @@ type mailWorker struct {
 	certs      *certs.Source
 	smtp       *service[*smtpd.Server] // nil at a witness
 	imap       *service[*imapd.Server] // likewise
+	notes      *health.Notes           // what the rooms do by themselves, for the recovery log
 	desk       *health.Desk
 	faults     *faults
 	link       HostLink
@@ -72,7 +73,7 @@ type mailWorker struct {
 // when all doors are open. The data folder has to be a member of a group
 // (Init, Join).
 func Run(ctx context.Context, cfg Config, log *slog.Logger, link HostLink) error {
-	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log), link: link, faults: newFaults(cfg)}
+	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log), link: link, faults: newFaults(cfg), notes: health.NewNotes(log)}
 	stages := newStages(log)
 	err := w.start(ctx, stages)
 	if err == nil {
@@ -113,7 +114,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	w.sites = active.NewSites(active.SitesDeps{Group: w.cluster, Fast: w.fast(), Log: w.log, Events: w.events})
 	logs, indexes := w.faults.disks()
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, FS: logs, IndexFS: indexes, Log: w.log, Events: w.events,
-		Metrics: w.metrics, Mailbox: w.mailboxOf, Fast: w.cfg.Timers == "fast", Permission: w.sites,
+		Metrics: w.metrics, Mailbox: w.mailboxOf, Fast: w.cfg.Timers == "fast", Permission: w.sites, Noted: w.notes.Take,
 		HoldTime: func() time.Duration { return transport.HoldTime(w.cluster.View()) }}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
@@ -281,7 +282,7 @@ func (w *mailWorker) openAdmin(ctx context.Context, st *stages) error {
 // newDesk makes the part of health that stands in this process.
 func (w *mailWorker) newDesk() (err error) {
 	deps := health.DeskDeps{Server: w.cluster.Name(), Version: w.cfg.Version, Dir: w.cfg.Dir, Items: items(probed{w.cluster, w.mailbox, w.mover, w.certs, w.active}, w.cfg, &atlas{live: w.paths}),
-		Rows: rows{w.cluster}, Mesh: mesh{w.cluster}, Actor: actor{w}, Spares: spares{w.cluster}, Figures: loadFigures(), Log: w.log, Events: w.events, Metrics: w.metrics}
+		Rows: rows{w.cluster}, Mesh: mesh{w.cluster}, Actor: actor{w}, Spares: spares{w.cluster}, Figures: loadFigures(), Notes: w.notes, Log: w.log, Events: w.events, Metrics: w.metrics}
 	if w.mover != nil {
 		deps.Clock = w.mover.Clock()
 	}

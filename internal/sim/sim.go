@@ -67,6 +67,9 @@ type Server struct {
 	Mover     *transport.Mover
 	post      *post
 
+	notesMu sync.Mutex // guards notes
+	notes   []org.Note
+
 	stop context.CancelFunc
 	done chan struct{}
 }
@@ -216,7 +219,7 @@ func (s *Server) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d := mailbox.Deps{Group: c, Paths: c, Log: log, Events: s.Events, HoldTime: func() time.Duration { return transport.HoldTime(c.View()) }}
+	d := mailbox.Deps{Group: c, Paths: c, Log: log, Events: s.Events, Noted: s.note, HoldTime: func() time.Duration { return transport.HoldTime(c.View()) }}
 	if s.w.o.Disk != nil {
 		d.FS = s.w.o.Disk(s.Name)
 	}
@@ -235,6 +238,25 @@ func (s *Server) Start(ctx context.Context) error {
 	s.stop, s.done = cancel, make(chan struct{})
 	go s.run(run, log)
 	return s.awaitReady()
+}
+
+// noted is how many notes there are at most.
+const noted = 1000
+
+func (s *Server) note(n org.Note) {
+	s.notesMu.Lock()
+	defer s.notesMu.Unlock()
+	if len(s.notes) < noted {
+		s.notes = append(s.notes, n)
+	}
+}
+
+// Notes are what the server's rooms did by themselves and want in the recovery
+// log, of an action.
+func (s *Server) Notes(action string) []org.Note {
+	s.notesMu.Lock()
+	defer s.notesMu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.notes), func(n org.Note) bool { return n.Action != action })
 }
 
 // comeBack waits until the process before is gone, and lets others reach the

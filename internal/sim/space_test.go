@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,6 +122,10 @@ func TestFlippedBytesHeal(t *testing.T) {
 		}
 		if repairs == 0 {
 			t.Errorf("%s repaired nothing", victim)
+		}
+		notes := w.Named(victim).Notes("RepairCopy")
+		if uint64(len(notes)) != repairs || notes[0].Target != "DB01" || notes[0].Cause == "" || len(notes[0].Evidence) != 1 || !strings.Contains(notes[0].Result, "was replaced from MBX") {
+			t.Errorf("%d repairs, for the recovery log %+v", repairs, notes)
 		}
 	}
 }

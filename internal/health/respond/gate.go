@@ -106,13 +106,18 @@ func (g *Gate) Do(ctx context.Context, o Order) (org.Recovery, error) {
 // row begins the entry of the recovery log.
 func (g *Gate) row(o Order) org.Recovery {
 	now := g.deps.Clock.Now().UTC()
-	r := org.Recovery{ID: org.RecoveryID(now, g.deps.Server, strconv.FormatUint(g.seq.Add(1), 10)), Server: g.deps.Server, Action: string(o.Action), Target: o.Target, Responder: o.Responder,
+	r := org.Recovery{ID: g.NewID(now), Server: g.deps.Server, Action: string(o.Action), Target: o.Target, Responder: o.Responder,
 		Monitor: o.Monitor, State: o.State, Begun: now, Cause: cut(o.Cause, maxText)}
 	for _, e := range o.Evidence[:min(len(o.Evidence), maxProofs)] {
 		e.Text = cut(e.Text, maxProof)
 		r.Evidence = append(r.Evidence, e)
 	}
 	return r
+}
+
+// NewID makes an identity whose order is that of time.
+func (g *Gate) NewID(at time.Time) string {
+	return org.RecoveryID(at, g.deps.Server, strconv.FormatUint(g.seq.Add(1), 10))
 }
 
 func cut(s string, n int) string {
@@ -313,6 +318,28 @@ func (g *Gate) CloseOpen(ctx context.Context, before time.Time) error {
 func (g *Gate) Record(ctx context.Context, row org.Recovery) error {
 	_, err := g.record(ctx, row)
 	return err
+}
+
+// RecordAll writes rows of things that have happened, together; nobody is told,
+// as whoever did them has done so. Without quorum they wait here for it.
+func (g *Gate) RecordAll(ctx context.Context, rows []org.Recovery) error {
+	if g.deps.Rows != nil && g.deps.Rows.Quorum() {
+		ctx, cancel := context.WithTimeout(ctx, commitTime)
+		defer cancel()
+		var ops []Op
+		for _, r := range rows {
+			ops = append(ops, Op{Key: RowKey(r.ID), Value: encode(r)})
+		}
+		if g.deps.Rows.Commit(ctx, ops) == nil {
+			return nil
+		}
+	}
+	for _, r := range rows {
+		if err := g.deps.Local.Write(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // record writes a row of the log and nothing else: to the agreed state, or to

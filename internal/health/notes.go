@@ -1,0 +1,191 @@
+package health
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// Limits of notes.
+const (
+	noteGather  = 2 * time.Second // until what comes together is one entry
+	noteLook    = time.Second
+	noteKeys    = 256 // actions and targets
+	noteProofs  = 10
+	noteObjects = 400 // bytes of names in a result
+	noteAtOnce  = 20  // rows in one transaction
+	noteLast    = 3 * time.Second
+)
+
+// Notes gathers what rooms of a server do by themselves into entries of the
+// recovery log, which the Desk writes. Nobody waits for that: Take is a line in a
+// table. What is repeated is one entry with a count, so that a disk that is full
+// of errors or a copy that comes and goes does not fill the log. The zero value is
+// not ready: NewNotes.
+type Notes struct {
+	log *slog.Logger
+
+	mu   sync.Mutex // guards the rest
+	open map[noteKey]*gathered
+	lost int // notes that found no room
+	seq  uint64
+}
+
+// noteKey is what an entry is about.
+type noteKey struct {
+	action, target  string
+	refused, failed bool
+}
+
+// gathered is an entry that grows.
+type gathered struct {
+	count   int // notes in it, 0 while nothing came since the last entry
+	objects []string
+	every   time.Duration
+	due     time.Time // of the entry, or, while there is none, from when on the next may be
+	row     org.Recovery
+}
+
+// NewNotes makes an empty table.
+func NewNotes(log *slog.Logger) *Notes {
+	return &Notes{log: log, open: map[noteKey]*gathered{}}
+}
+
+// Take has a note written soon. It never blocks, and is safe for concurrent use.
+func (n *Notes) Take(x org.Note) { n.take(x, time.Now()) }
+
+func (n *Notes) take(x org.Note, now time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k := noteKey{x.Action, x.Target, x.Refused != "", x.Failed}
+	g := n.open[k]
+	if g == nil {
+		if len(n.open) >= noteKeys && !n.makeRoom(now) {
+			n.lost++
+			return
+		}
+		g = &gathered{}
+		n.open[k] = g
+	}
+	at := now.UTC()
+	if g.count == 0 {
+		g.row = org.Recovery{Action: x.Action, Target: x.Target, Responder: x.Responder, Begun: at, Cause: shorten(x.Cause, 512)}
+		g.objects, g.every = nil, x.Every
+		if due := now.Add(noteGather); due.After(g.due) {
+			g.due = due
+		}
+	}
+	g.count++
+	g.row.Ended, g.row.Allowed, g.row.Failed = at, x.Refused == "", x.Failed
+	g.row.Refused, g.row.Result = shorten(x.Refused, 512), x.Result
+	for _, e := range x.Evidence {
+		if e.At.IsZero() {
+			e.At = at
+		}
+		e.Text = shorten(e.Text, maxResultText)
+		if len(g.row.Evidence) < noteProofs {
+			g.row.Evidence = append(g.row.Evidence, e)
+		}
+		if e.Target != "" && !slices.Contains(g.objects, e.Target) && len(g.objects) < noteKeys {
+			g.objects = append(g.objects, e.Target)
+		}
+	}
+}
+
+// makeRoom forgets what is only remembered for its pause, the oldest.
+func (n *Notes) makeRoom(now time.Time) bool {
+	var oldest noteKey
+	found := false
+	for k, g := range n.open {
+		if g.count == 0 && (!found || g.due.Before(n.open[oldest].due)) {
+			oldest, found = k, true
+		}
+	}
+	if found {
+		delete(n.open, oldest)
+	}
+	return found
+}
+
+// due takes out the entries whose time has come, or with all every one, oldest
+// first.
+func (n *Notes) due(now time.Time, all bool, id func(time.Time) string) []org.Recovery {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []org.Recovery
+	for k, g := range n.open {
+		switch {
+		case g.count == 0 && now.After(g.due):
+			delete(n.open, k)
+		case g.count > 0 && (all || !now.Before(g.due)):
+			out = append(out, g.entry())
+			g.count, g.due, g.row = 0, now.Add(g.every), org.Recovery{}
+		}
+	}
+	slices.SortFunc(out, func(a, b org.Recovery) int { return a.Begun.Compare(b.Begun) })
+	for i := range out {
+		out[i].ID = id(out[i].Begun)
+	}
+	if n.lost > 0 {
+		n.log.Warn("the recovery log lacks entries: too much was done at once", "notes", n.lost)
+		n.lost = 0
+	}
+	return out
+}
+
+// entry is the row of what was gathered.
+func (g *gathered) entry() org.Recovery {
+	r := g.row
+	if g.count > 1 {
+		names := strings.Join(g.objects, " ")
+		r.Result = fmt.Sprintf("%d times (%s); the last: %s", g.count, shorten(names, noteObjects), r.Result)
+	}
+	r.Result = shorten(r.Result, 1024)
+	return r
+}
+
+// shorten keeps the first n bytes of a text.
+func shorten(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n-3], "") + "..."
+}
+
+// writeNotes writes what rooms tell until ctx ends, and then what is left.
+func (d *Desk) writeNotes(ctx context.Context) {
+	t := time.NewTicker(noteLook)
+	defer t.Stop()
+	for {
+		d.noteRows(ctx, false)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteLast)
+			d.noteRows(last, true)
+			cancel()
+			return
+		}
+	}
+}
+
+func (d *Desk) noteRows(ctx context.Context, all bool) {
+	rows := d.deps.Notes.due(time.Now(), all, d.gate.NewID)
+	for batch := range slices.Chunk(rows, noteAtOnce) {
+		for i := range batch {
+			batch[i].Server = d.deps.Server
+		}
+		if err := d.gate.RecordAll(ctx, batch); err != nil {
+			d.deps.Log.Warn("the recovery log was not written", "error", err)
+		}
+		for _, r := range batch {
+			d.figures.deed(r)
+		}
+	}
+}
