@@ -12,10 +12,11 @@ import (
 )
 
 type drillArgs struct {
-	Exercise string           `json:"exercise" arg:"1" required:"true" enum:"move,kill-worker,maintenance,reseed,failover" doc:"what is exercised"`
-	Server   org.ServerName   `json:"server" complete:"server list" doc:"server of all but a move; of a reseed that of the copy"`
-	Database org.DatabaseName `json:"database" complete:"database list" doc:"database of a move or reseed"`
+	Exercise string           `json:"exercise" arg:"1" required:"true" enum:"move,kill-worker,maintenance,reseed,reseed-spare,restore-mailbox,network,failover" doc:"what is exercised"`
+	Server   org.ServerName   `json:"server" complete:"server list" doc:"server that is exercised; of a reseed that of the copy"`
+	Database org.DatabaseName `json:"database" complete:"database list" doc:"database of a move, a reseed or recovered mail"`
 	To       org.ServerName   `json:"to" complete:"server list" doc:"target of a move; a copy in sync when not given"`
+	Network  string           `json:"network" complete:"network list" doc:"network to do without; one for replication when not given"`
 	Allowed  time.Duration    `json:"max_unavailable" default:"5s" doc:"how long clients may wait; at twice that the drill ends"`
 	Allow    string           `json:"allow" enum:",failover" doc:"failover: people may notice it"`
 	Why      string           `json:"why" doc:"reason, for the report"`
@@ -90,7 +91,7 @@ func drillCommands(m *Manager) []command.Command {
 }
 
 func (in drillArgs) order(ctx context.Context) drill.Order {
-	return drill.Order{Exercise: in.Exercise, Server: in.Server, Database: in.Database, To: in.To, Allowed: in.Allowed, Allow: in.Allow,
+	return drill.Order{Exercise: in.Exercise, Server: in.Server, Database: in.Database, To: in.To, Network: in.Network, Allowed: in.Allowed, Allow: in.Allow,
 		By: command.CallerOf(ctx).Name, Why: in.Why}
 }
 

@@ -12,7 +12,9 @@ import (
 
 	"github.com/postern-mail/postern/internal/active/choose"
 	"github.com/postern-mail/postern/internal/active/drill"
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -45,6 +47,58 @@ func (w *works) Red() []string {
 // Identity is what reports are signed with.
 func (w *works) Identity() (certificate []byte, key crypto.Signer) {
 	return w.m.deps.Plans.Identity()
+}
+
+// Mail are the mailboxes.
+func (w *works) Mail() drill.Mail { return w.m.deps.Plans.Store }
+
+// HealthMailbox is that of a database.
+func (w *works) HealthMailbox(ctx context.Context, db org.DatabaseName) (org.MailboxRef, error) {
+	return w.m.deps.Plans.HealthMailbox(ctx, db)
+}
+
+// Recover brings mail of the past back.
+func (w *works) Recover(ctx context.Context, r mailbox.Recovery) ([]mailbox.Recovered, error) {
+	return w.m.deps.Plans.Keeper.Recover(ctx, r)
+}
+
+// Verify compares a copy with the others.
+func (w *works) Verify(ctx context.Context, db org.DatabaseName, s org.ServerName) (string, error) {
+	all, err := w.m.deps.Plans.Keeper.Verify(ctx, db, false)
+	for _, v := range all {
+		if v.Server != s || err != nil {
+			continue
+		}
+		if v.Compared() {
+			return fmt.Sprintf("%s on %s is %s at position %d: %d keys, digest %.16s", db, s, v.Result, v.Position, v.Keys, v.Digest), nil
+		}
+		return "", kind.Errorf(kind.Corrupt, "%s on %s: %s", db, s, v.Result)
+	}
+	if err == nil {
+		err = kind.Errorf(kind.Busy, "%s on %s was not compared", db, s)
+	}
+	return "", err
+}
+
+// means are what there is for an exercise.
+func (w *works) means(ctx context.Context, o drill.Order) (m drill.Means) {
+	d := w.m.deps.Plans
+	switch o.Exercise {
+	case drill.Restore:
+		m.Past = d.Keeper.KeepsPast(ctx, o.Database)
+	case drill.ReseedSpare:
+		def, _ := w.View().Database(o.Database)
+		c, _ := def.Copy(o.Server)
+		m.Volume = c.Volume
+		for _, s := range d.Keeper.SparesFor(ctx, o.Server, o.Database) {
+			m.Spares = append(m.Spares, drill.Spare(s))
+		}
+	case drill.Network:
+		for _, n := range d.Networks() {
+			m.Networks = append(m.Networks, drill.Way{Name: n.Name, Role: n.Role, Works: n.Works(), State: string(n.State)})
+		}
+	}
+	return m
 }
 
 // meters are the clients of this server that measure a drill.
@@ -174,7 +228,11 @@ func (m *Manager) drillPlan(ctx context.Context, o drill.Order) (org.Plan, error
 	if err != nil {
 		return org.Plan{}, err
 	}
-	if err := refused(drill.Judge(f, o, m.works.Red())); err != nil {
+	if m.deps.Plans.Keeper == nil {
+		return org.Plan{}, kind.WithHint(kind.Errorf(kind.Invalid, "this server has no mailboxes"), "ask a mail server of the group")
+	}
+	o, no := drill.Equip(o, m.works.means(ctx, o))
+	if err := refused(append(no, drill.Judge(f, o, m.works.Red())...)); err != nil {
 		return org.Plan{}, err
 	}
 	if def, ok := m.group.View().Database(o.Database); ok && o.Exercise == drill.Reseed {

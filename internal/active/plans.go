@@ -19,6 +19,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/codec"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -32,11 +33,25 @@ type PlanDeps struct {
 	// out no plans.
 	Queue func(ctx context.Context, s org.ServerName) (waiting int64, accepting bool, err error)
 	// Store are the mailboxes, in which drills measure; nil at a witness.
-	Store drill.Store
+	Store drill.Mail
+	// HealthMailbox is the health mailbox of a database, made where it is not there;
+	// Keeper keeps the copies. Both nil at a witness.
+	HealthMailbox func(context.Context, org.DatabaseName) (org.MailboxRef, error)
+	Keeper        Keeper
+	// Networks are those between the servers.
+	Networks func() []cluster.NetworkInfo
 	// Identity is what reports of drills are signed with, Authority what it is
 	// checked by.
 	Identity  func() (certificate []byte, key crypto.Signer)
 	Authority *x509.Certificate
+}
+
+// Keeper is what drills need of the mailbox room; *mailbox.Keeper is one.
+type Keeper interface {
+	KeepsPast(context.Context, org.DatabaseName) []org.ServerName
+	Recover(context.Context, mailbox.Recovery) ([]mailbox.Recovered, error)
+	Verify(ctx context.Context, db org.DatabaseName, bodies bool) ([]mailbox.Verified, error)
+	SparesFor(context.Context, org.ServerName, org.DatabaseName) []mailbox.SpareVolume
 }
 
 // works are the plans of this server's Active Manager.

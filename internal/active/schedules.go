@@ -89,11 +89,11 @@ func databaseNames(v *cluster.View) (out []org.DatabaseName) {
 
 type scheduleArgs struct {
 	Name     string           `json:"name" arg:"1" required:"true" doc:"name of the schedule; one that exists is changed"`
-	Exercise string           `json:"exercise" arg:"2" required:"true" enum:"move,kill-worker,maintenance,reseed,failover" doc:"what is exercised"`
+	Exercise string           `json:"exercise" arg:"2" required:"true" enum:"move,kill-worker,maintenance,reseed,reseed-spare,restore-mailbox,network,failover" doc:"what is exercised"`
 	Window   string           `json:"window" required:"true" doc:"when a drill may begin, for example Sat,Sun 01:00-04:00 in the time of the primary server"`
 	Every    time.Duration    `json:"every" default:"168h" doc:"pause between two drills, 1h to a year"`
 	Server   org.ServerName   `json:"server" complete:"server list" doc:"server; each in its turn when not given"`
-	Database org.DatabaseName `json:"database" complete:"database list" doc:"database of a move or reseed; each in its turn when not given"`
+	Database org.DatabaseName `json:"database" complete:"database list" doc:"database of a move, a reseed or recovered mail; each in its turn when not given"`
 	Allowed  time.Duration    `json:"max_unavailable" default:"5s" doc:"how long clients may wait; at twice that the drill ends"`
 	Allow    string           `json:"allow" enum:",failover" doc:"failover: people may notice it"`
 }

@@ -96,7 +96,7 @@ func networkCommands(c *Cluster) []command.Command {
 	read := []command.Role{command.ServerAdmin, command.Auditor}
 	return []command.Command{
 		command.New(command.Command{Noun: "network", Verb: "list", Short: "List the networks between the servers and how they are", Roles: read},
-			func(context.Context, command.None) ([]NetworkInfo, error) { return c.listNetworks(), nil }),
+			func(context.Context, command.None) ([]NetworkInfo, error) { return c.Networks(), nil }),
 		command.New(command.Command{Noun: "network", Verb: "show", Short: "Show one network: interfaces and paths", Roles: read},
 			func(_ context.Context, in networkArg) (NetworkDetails, error) { return c.showNetwork(in.Name) }),
 		command.New(command.Command{Noun: "network", Verb: "set", Short: "Change what a network is used for", Changes: true,
@@ -116,7 +116,7 @@ func networkCommands(c *Cluster) []command.Command {
 				if _, err := c.collapse(ctx, true); err != nil {
 					return nil, err
 				}
-				return c.listNetworks(), nil
+				return c.Networks(), nil
 			}),
 		command.New(command.Command{Noun: "network", Verb: "create", Short: "Make a replication network by hand", Changes: true,
 			Long:    "In manual mode only (postern network settings --manual).",
@@ -152,7 +152,8 @@ func bare(ls []link) []networks.Link {
 	return out
 }
 
-func (c *Cluster) listNetworks() []NetworkInfo {
+// Networks are those between the servers, and how they are.
+func (c *Cluster) Networks() []NetworkInfo {
 	links := bare(c.links())
 	out := []NetworkInfo{}
 	for _, n := range c.shownNetworks() {

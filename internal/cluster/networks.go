@@ -24,6 +24,12 @@ const (
 	keyNetworkSettings = "networks/settings"
 )
 
+// NetworkKey is the key of a network's row, an org.Network.
+func NetworkKey(name string) string { return dirNetwork + name }
+
+// Works tells whether all servers hear each other on the network.
+func (n NetworkInfo) Works() bool { return n.State == networks.StateUp }
+
 // netsOf is what a view says about networks.
 type netsOf struct {
 	view     *View

@@ -89,7 +89,7 @@ func TestTwoNetworks(t *testing.T) {
 		conn.Close()
 	}
 	eventually(t, "both are up", func() bool {
-		rows := b.listNetworks()
+		rows := b.Networks()
 		return len(rows) == 2 && rows[0].State == networks.StateUp && rows[1].State == networks.StateUp
 	})
 	d, err := b.showNetwork("Replication01")
@@ -158,7 +158,7 @@ func TestNetworkCommands(t *testing.T) {
 			t.Errorf("%s: %v", step.verb, err)
 		}
 	}
-	if rows := n.listNetworks(); len(rows) != 1 || rows[0].Name != "Client" {
+	if rows := n.Networks(); len(rows) != 1 || rows[0].Name != "Client" {
 		t.Errorf("after the second subnet is ignored: %+v", rows)
 	}
 	if _, err := n.DialOn(context.Background(), "MBX1", protoGRPC, "Nobody"); kind.Of(err) != kind.NotFound {

@@ -97,6 +97,20 @@ func healthRef(v View, db org.DatabaseName) (org.MailboxRef, bool) {
 	return org.MailboxRef{ID: org.MailboxID(sum[:16]), Database: db}, true
 }
 
+// HealthMailbox is where the health mailbox of a database is, which is made where
+// it is not there. Errors: NotFound for a database that does not exist, Busy where
+// the mailbox cannot be made or looked at now.
+func (d *Directory) HealthMailbox(ctx context.Context, db org.DatabaseName) (org.MailboxRef, error) {
+	at, ok := healthRef(d.state.View(), db)
+	if !ok {
+		return at, kind.Errorf(kind.NotFound, "health mailbox of %s: no such database", db)
+	}
+	if err := d.healthSetup(ctx, at); err != nil {
+		return at, kind.Errorf(kind.Busy, "health mailbox of %s: %w", db, err)
+	}
+	return at, nil
+}
+
 // healthDestination is where mail for a health mailbox goes.
 func (d *Directory) healthDestination(a mail.Address, now time.Time) (Destination, error) {
 	db, _, ok := d.healthBox(a, now)
@@ -126,12 +140,12 @@ func (d *Directory) healthLogin(ctx context.Context, login, password, service st
 	if !ok || !same(password, healthToken(o.Secret, "password", db, hour)) || !o.Near(remote) {
 		return Account{}, false, nil
 	}
-	at, ok := healthRef(d.state.View(), db)
-	if !ok {
+	at, err := d.HealthMailbox(ctx, db)
+	if kind.Is(err, kind.NotFound) {
 		return Account{}, false, nil
 	}
-	if err := d.healthSetup(ctx, at); err != nil {
-		return Account{}, true, kind.Errorf(kind.Busy, "health mailbox of %s: %w", db, err)
+	if err != nil {
+		return Account{}, true, err
 	}
 	return Account{ID: at.ID, Login: a, Name: a.String(), Mailbox: at, Health: true}, true, nil
 }

@@ -203,6 +203,9 @@ func (c *dbCopy) run(ctx context.Context) {
 			err = c.trusted()
 		}
 		if err == nil {
+			err = c.takeUp()
+		}
+		if err == nil {
 			err = c.honourReseed()
 		}
 		if err == nil {

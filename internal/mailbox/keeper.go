@@ -125,6 +125,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { k.reportLoop(ctx) })
 	wg.Go(func() { k.followPermission(ctx) })
+	wg.Go(func() { k.endTrials(ctx) })
 	for _, v := range k.volumes {
 		wg.Go(func() { k.watchVolume(ctx, v) })
 		wg.Go(func() { k.reclaimVolume(ctx, v) })

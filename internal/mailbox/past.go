@@ -77,6 +77,12 @@ func (c *dbCopy) base(t time.Time) (cp checkpoint, ok bool) {
 	return cp, ok
 }
 
+// keepsPast tells whether the copy will be able to show what is there now.
+func (c *dbCopy) keepsPast() bool {
+	_, kept := c.checkpoints.before(time.Now())
+	return kept || c.lagNow() > 0
+}
+
 // openPast begins to make the index as of t. ctx is the life of the copy.
 func (c *dbCopy) openPast(t time.Time) (*past, error) {
 	inside, leave, ok := c.gate.enter(c.k.life())
@@ -297,6 +303,8 @@ type (
 		Folders  []mail.Folder  `cbor:"6,keyasint,omitempty"`
 		Messages *mail.Messages `cbor:"7,keyasint,omitempty"`
 		Body     []byte         `cbor:"8,keyasint,omitempty"`
+		// Keeps tells that the copy goes back whatever is written meanwhile.
+		Keeps bool `cbor:"9,keyasint,omitempty"`
 	}
 )
 
@@ -309,7 +317,7 @@ func opPast() op[pastRequest, pastAnswer] {
 			if !ok {
 				return a, c.errNoPast(time.Unix(0, q.At))
 			}
-			return pastAnswer{Base: max(base.at, 1)}, nil
+			return pastAnswer{Base: max(base.at, 1), Keeps: c.keepsPast()}, nil
 		case "open":
 			p, err := c.openPast(time.Unix(0, q.At))
 			if err != nil {
@@ -423,6 +431,24 @@ func (k *Keeper) OpenPast(ctx context.Context, db org.DatabaseName, t time.Time,
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// KeepsPast are the servers whose copies of a database will be able to show what
+// is there now: those with a checkpoint, or a replay lag.
+func (k *Keeper) KeepsPast(ctx context.Context, db org.DatabaseName) (out []org.ServerName) {
+	def, _ := k.group.View().Database(db)
+	for _, cp := range def.Copies {
+		if !k.heard(cp.Server) {
+			continue
+		}
+		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+		a, err := callPeer[pastRequest, pastAnswer](ask, k, cp.Server, "Past", db, pastRequest{Do: "reach", At: time.Now().UnixNano()})
+		cancel()
+		if err == nil && a.Keeps {
+			out = append(out, cp.Server)
+		}
+	}
+	return out
 }
 
 func (p *Past) ask(ctx context.Context, q pastRequest) (pastAnswer, error) {

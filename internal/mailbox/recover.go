@@ -78,10 +78,29 @@ func moment(s string, now time.Time) (time.Time, error) {
 	return now.Add(-d), nil
 }
 
-// recovery is a recover command under way.
+// Recovery says which mail of the past is to come back.
+type Recovery struct {
+	// From is the mailbox as it was, To the one that gets the messages, and Name
+	// what people call the former.
+	From, To org.MailboxRef
+	Name     string
+	At       time.Time
+	// Folder and Message are a folder's name then and a Message-ID; empty for all.
+	Folder, Message string
+	// InPlace puts messages into the folders they were in, instead of below a new
+	// one.
+	InPlace bool
+	// Copy is the server whose copy is asked, empty for the one with the least to
+	// replay.
+	Copy org.ServerName
+	// List only lists, DryRun only says what would be put back.
+	List, DryRun bool
+}
+
+// recovery is one that is under way.
 type recovery struct {
 	k        *Keeper
-	in       recoverMailbox
+	in       Recovery
 	at       time.Time
 	from, to org.MailboxRef
 	past     *Past
@@ -97,19 +116,27 @@ func (k *Keeper) recoverMailbox(ctx context.Context, in recoverMailbox) ([]Recov
 	if err != nil {
 		return nil, err
 	}
-	v := &recovery{k: k, in: in, at: at, made: map[string]bool{}}
-	if v.from, err = k.mailboxOf(in.Address); err != nil {
+	r := Recovery{Name: in.Address.String(), At: at, Folder: in.Folder, Message: in.Message, InPlace: in.InPlace, Copy: in.From, List: in.List, DryRun: in.DryRun}
+	if r.From, err = k.mailboxOf(in.Address); err != nil {
 		return nil, err
 	}
-	v.to = v.from
+	r.To = r.From
 	if !in.Into.IsZero() {
-		if v.to, err = k.mailboxOf(in.Into); err != nil {
+		if r.To, err = k.mailboxOf(in.Into); err != nil {
 			return nil, err
 		}
 	}
-	command.Progress(ctx, "looking for a copy of %s that shows %s", v.from.Database, at.UTC().Format(time.RFC3339))
+	return k.Recover(ctx, r)
+}
+
+// Recover puts messages back that were in a mailbox at a moment and are not any
+// more, and returns what became of each. Repeated, it doubles nothing. Errors:
+// NotFound where no copy goes back so far, or the mailbox or folder was not there.
+func (k *Keeper) Recover(ctx context.Context, in Recovery) (_ []Recovered, err error) {
+	v := &recovery{k: k, in: in, at: in.At, from: in.From, to: in.To, made: map[string]bool{}}
+	command.Progress(ctx, "looking for a copy of %s that shows %s", v.from.Database, v.at.UTC().Format(time.RFC3339))
 	told := time.Time{}
-	v.past, err = k.OpenPast(ctx, v.from.Database, at, in.From, func(done, total int64) {
+	v.past, err = k.OpenPast(ctx, v.from.Database, v.at, in.Copy, func(done, total int64) {
 		if time.Since(told) >= time.Second {
 			told = time.Now()
 			command.Progress(ctx, "replaying log: %d MiB of at most %d", done>>20, total>>20)
@@ -146,7 +173,7 @@ func (k *Keeper) mailboxOf(a mail.Address) (org.MailboxRef, error) {
 func (v *recovery) run(ctx context.Context) error {
 	folders, err := v.past.Folders(ctx, v.from.ID)
 	if err != nil {
-		return fmt.Errorf("mailbox %s at %s: %w", v.in.Address, v.at.UTC().Format(time.RFC3339), err)
+		return fmt.Errorf("mailbox %s at %s: %w", v.in.Name, v.at.UTC().Format(time.RFC3339), err)
 	}
 	found := false
 	for _, f := range folders {
@@ -162,7 +189,7 @@ func (v *recovery) run(ctx context.Context) error {
 		}
 	}
 	if !found {
-		return kind.Errorf(kind.NotFound, "mailbox %s had no folder %q then", v.in.Address, v.in.Folder)
+		return kind.Errorf(kind.NotFound, "mailbox %s had no folder %q then", v.in.Name, v.in.Folder)
 	}
 	return nil
 }

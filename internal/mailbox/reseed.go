@@ -29,6 +29,15 @@ const (
 
 func (c *dbCopy) markPath() string { return filepath.Join(c.dir, copyMarkName) }
 
+// readCopyMark reads the mark in a folder; NotFound where there is none.
+func readCopyMark(disk fsx.FS, dir string) (m copyMark, err error) {
+	b, err := fsx.ReadFile(disk, filepath.Join(dir, copyMarkName), copyMarkMax)
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	return m, err
+}
+
 func (c *dbCopy) readMark() (copyMark, error) {
 	m := copyMark{Format: copyMarkFormat, Identity: c.identity}
 	b, err := fsx.ReadFile(c.k.fs, c.markPath(), copyMarkMax)

@@ -2,7 +2,6 @@ package mailbox
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/postern-mail/postern/internal/base/codec"
-	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mailbox/layout"
@@ -149,11 +147,8 @@ func (k *Keeper) entries(v *volume) []layout.Entry {
 		if in, err := v.fs.Stat(path); err == nil {
 			e.Dir = in.Dir
 		}
-		if b, err := fsx.ReadFile(v.fs, filepath.Join(path, copyMarkName), copyMarkMax); e.Dir && err == nil {
-			var m copyMark
-			if json.Unmarshal(b, &m) == nil {
-				e.Database = m.Identity
-			}
+		if m, err := readCopyMark(v.fs, path); e.Dir && err == nil {
+			e.Database = m.Identity
 		}
 		out = append(out, e)
 	}

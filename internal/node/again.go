@@ -68,9 +68,10 @@ func orAgain(ctx context.Context, run func(context.Context) error) error {
 // planDeps are what plans of Active Manager need of other rooms.
 func (w *mailWorker) planDeps(d *active.Deps) {
 	d.Component = w.components.Of
-	d.Plans = active.PlanDeps{Leader: w.cluster.Leader, Boot: w.cluster.Boot}
+	d.Plans = active.PlanDeps{Leader: w.cluster.Leader, Boot: w.cluster.Boot, Networks: w.cluster.Networks}
 	if w.mover != nil {
 		d.Plans.Queue, d.Plans.Store = w.mover.Waiting, w.mailbox.Client()
+		d.Plans.HealthMailbox, d.Plans.Keeper = w.directory.HealthMailbox, w.mailbox
 	}
 	d.Plans.Authority = w.cluster.CA()
 	d.Plans.Identity = func() ([]byte, crypto.Signer) {

@@ -31,6 +31,9 @@ type VolumeRow struct {
 	Since  time.Time   `json:"since"`
 	Why    string      `json:"why,omitempty"`
 	Size   int64       `json:"size,omitempty"` // bytes
+	// Trial is the drill for which it holds a copy, and, once it is a spare
+	// again, for which its server is to empty it.
+	Trial string `json:"trial,omitempty"`
 	// FailedAt are the moments it failed, the newest 8.
 	FailedAt []time.Time `json:"failed_at,omitempty"`
 }

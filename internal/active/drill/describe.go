@@ -24,6 +24,10 @@ func (r *Report) describe(o Order, p org.Plan, v *cluster.View) {
 	r.Method = fmt.Sprintf("%s each wrote a message into a mailbox of their own in %s every %s and read it back; what failed was tried again until it succeeded, and counts from the first try. At the end every confirmed message was looked for.",
 		names(o.Meters), names(o.Databases), meterEvery)
 	r.Rule = fmt.Sprintf("nobody waits longer than %s, nothing is lost or doubled, every copy is in sync again at the end", o.Allowed)
+	if o.Exercise == Restore {
+		r.Method += " Messages of known content were written into the health mailbox, removed, and recovered as postern mailbox recover does; content, dates, flags and keywords of what came back were compared."
+		r.Rule += ", and every message comes back as it was"
+	}
 	if p.State == org.PlanUndoing {
 		r.Failed = p.Held
 	}

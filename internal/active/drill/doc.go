@@ -7,6 +7,10 @@
 // wait, and what was lost or doubled. What takes longer than twice the time that
 // was allowed ends the drill and is taken back.
 //
+// What an exercise needs besides servers is looked for first (Equip): a copy that
+// shows the past, a spare volume, a second network. Mail that is destroyed and
+// recovered is that of a health mailbox, never a person's.
+//
 // Reports are for an auditor: each names the sum of the one before it, and is
 // signed by the server that made it with its certificate of the group
 // (Verify). Judge, Verify and the accounts of Meter are pure.

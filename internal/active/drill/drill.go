@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -17,15 +18,25 @@ const KindName = "drill"
 
 // Exercises.
 const (
-	Move        = "move"        // a database moves away and back
-	KillWorker  = "kill-worker" // the mail worker of a server ends without warning
-	Reseed      = "reseed"      // a copy is emptied and made anew from another
-	Failover    = "failover"    // the mail worker of a server hangs, and other servers take its databases
-	Maintenance = "maintenance" // a server goes out of service and comes back
+	Move        = "move"            // a database moves away and back
+	KillWorker  = "kill-worker"     // the mail worker of a server ends without warning
+	Reseed      = "reseed"          // a copy is emptied and made anew from another
+	ReseedSpare = "reseed-spare"    // a copy is made anew on a spare volume, and goes back
+	Restore     = "restore-mailbox" // mail is destroyed and recovered from the past
+	Network     = "network"         // log goes by another network for a while
+	Failover    = "failover"        // the mail worker of a server hangs, and other servers take its databases
+	Maintenance = "maintenance"     // a server goes out of service and comes back
 )
 
 // Exercises are all of them.
-func Exercises() []string { return []string{Move, KillWorker, Maintenance, Reseed, Failover} }
+func Exercises() []string {
+	return []string{Move, KillWorker, Maintenance, Reseed, ReseedSpare, Restore, Network, Failover}
+}
+
+// ofDatabase tells whether an exercise is of a database, and not of a server.
+func ofDatabase(exercise string) bool {
+	return slices.Contains([]string{Move, Reseed, ReseedSpare, Restore}, exercise)
+}
 
 // Names of the steps that are not maintenance's.
 const (
@@ -40,6 +51,16 @@ const (
 	StepReturn  = "another mail worker"
 	StepSettle  = "settle"
 	StepReport  = "report"
+	StepWrite   = "write test mail"
+	StepDestroy = "destroy it"
+	StepRecover = "recover it"
+	StepTidy    = "tidy up"
+	StepSpare   = "seed on spare"
+	StepVerify  = "verify copy"
+	StepHome    = "back on its own volume"
+	StepCut     = "network out of use"
+	StepWithout = "without it"
+	StepJoin    = "network in use"
 )
 
 // Most of what is measured at the same time.
@@ -55,7 +76,7 @@ const DefaultAllowed = 5 * time.Second
 type Order struct {
 	Exercise string           `json:"exercise"`
 	Server   org.ServerName   `json:"server,omitempty"`
-	Database org.DatabaseName `json:"database,omitempty"` // of a move
+	Database org.DatabaseName `json:"database,omitempty"`
 	To       org.ServerName   `json:"to,omitempty"`
 	Allowed  time.Duration    `json:"allowed"`
 	By       string           `json:"by,omitempty"`
@@ -65,6 +86,11 @@ type Order struct {
 	Meters    []org.ServerName   `json:"meters,omitempty"`
 	// Seed is the number of the seed that a reseed orders: it is ordered once.
 	Seed int `json:"seed,omitempty"`
+	// Spare gets the copy of a reseed on a spare, which is on Volume otherwise.
+	Spare  org.VolumeName `json:"spare,omitempty"`
+	Volume org.VolumeName `json:"volume,omitempty"`
+	// Network is the one that is taken out of use.
+	Network string `json:"network,omitempty"`
 	// Allow names what has to be allowed by name: a failover.
 	Allow string `json:"allow,omitempty"`
 	// Schedule is whose drill this is, empty for a person's.
@@ -85,50 +111,63 @@ func Complete(f maintain.Facts, o Order) (Order, error) {
 	for _, d := range f.Databases {
 		o.Active[d.Name] = d.Active
 	}
-	switch o.Exercise {
-	case Move:
-		i := slices.IndexFunc(f.Databases, func(d maintain.Database) bool { return d.Name == o.Database })
-		if i < 0 {
-			return o, kind.WithHint(kind.Errorf(kind.NotFound, "database %q does not exist", o.Database), "postern database list")
-		}
-		d := f.Databases[i]
-		o.Server, o.Databases = d.Active, []org.DatabaseName{d.Name}
-		if o.To == "" {
-			o.To = target(f, d)
-		}
-		if o.To == "" || o.To == d.Active || !slices.Contains(d.InSync, o.To) {
-			return o, kind.Errorf(kind.Conflict, "%s has no other copy in sync that it could move to", d.Name)
-		}
-	case Reseed:
-		i := slices.IndexFunc(f.Databases, func(d maintain.Database) bool { return d.Name == o.Database })
-		if i < 0 {
-			return o, kind.WithHint(kind.Errorf(kind.NotFound, "database %q does not exist", o.Database), "postern database list")
-		}
-		d := f.Databases[i]
-		if o.Server == "" {
-			o.Server = target(f, d)
-		}
-		o.Databases = []org.DatabaseName{d.Name}
-		if o.Server == "" || o.Server == d.Active || !slices.Contains(d.InSync, o.Server) {
-			return o, kind.Errorf(kind.Conflict, "%s has no other copy in sync that could be made anew", d.Name)
-		}
-	case KillWorker, Maintenance, Failover:
-		if !slices.ContainsFunc(f.Servers, func(s maintain.Server) bool { return s.Name == o.Server && !s.Witness }) {
-			return o, kind.WithHint(kind.Errorf(kind.NotFound, "there is no mail server %q", o.Server), "postern server list")
-		}
-		if o.Databases = concerned(f, o.Server); o.Exercise == Failover {
-			o.Databases = slices.DeleteFunc(o.Databases, func(db org.DatabaseName) bool { return o.Active[db] != o.Server })
-			if o.Allow != Failover {
-				return o, kind.WithHint(kind.Errorf(kind.Invalid, "a failover is an interruption that people may notice"), "--allow failover")
-			}
-		}
+	var err error
+	switch {
+	case ofDatabase(o.Exercise):
+		o, err = completeDatabase(f, o)
+	case o.Exercise == Network:
+		o.Databases = first(f, func(maintain.Database) bool { return true })
+	case slices.Contains(Exercises(), o.Exercise):
+		o, err = completeServer(f, o)
 	default:
-		return o, kind.WithHint(kind.Errorf(kind.Invalid, "exercise %q is not known", o.Exercise), strings.Join(Exercises(), ", "))
+		err = kind.WithHint(kind.Errorf(kind.Invalid, "exercise %q is not known", o.Exercise), strings.Join(Exercises(), ", "))
+	}
+	if err != nil {
+		return o, err
 	}
 	for _, s := range f.Servers {
 		if s.Heard && !s.Witness && !s.Out && s.Name != o.Server && s.Name != o.To && len(o.Meters) < mostMeters {
 			o.Meters = append(o.Meters, s.Name)
 		}
+	}
+	return o, nil
+}
+
+// completeDatabase is that for an exercise of a database.
+func completeDatabase(f maintain.Facts, o Order) (Order, error) {
+	i := slices.IndexFunc(f.Databases, func(d maintain.Database) bool { return d.Name == o.Database })
+	if i < 0 {
+		return o, kind.WithHint(kind.Errorf(kind.NotFound, "database %q does not exist", o.Database), "postern database list")
+	}
+	d := f.Databases[i]
+	o.Databases = []org.DatabaseName{d.Name}
+	other := &o.Server // a copy that is not active, and in sync
+	switch o.Exercise {
+	case Restore:
+		o.Server = d.Active
+		return o, nil
+	case Move:
+		o.Server, other = d.Active, &o.To
+	}
+	*other = cmp.Or(*other, target(f, d))
+	if *other == "" || *other == d.Active || !slices.Contains(d.InSync, *other) {
+		return o, kind.Errorf(kind.Conflict, "%s has no other copy in sync that could %s", d.Name, map[bool]string{true: "become active", false: "be made anew"}[o.Exercise == Move])
+	}
+	return o, nil
+}
+
+// completeServer is that for an exercise of a server.
+func completeServer(f maintain.Facts, o Order) (Order, error) {
+	if !slices.ContainsFunc(f.Servers, func(s maintain.Server) bool { return s.Name == o.Server && !s.Witness }) {
+		return o, kind.WithHint(kind.Errorf(kind.NotFound, "there is no mail server %q", o.Server), "postern server list")
+	}
+	if o.Exercise != Failover {
+		o.Databases = concerned(f, o.Server)
+		return o, nil
+	}
+	o.Databases = first(f, func(d maintain.Database) bool { return d.Active == o.Server })
+	if o.Allow != Failover {
+		return o, kind.WithHint(kind.Errorf(kind.Invalid, "a failover is an interruption that people may notice"), "--allow failover")
 	}
 	return o, nil
 }
@@ -146,16 +185,19 @@ func target(f maintain.Facts, d maintain.Database) org.ServerName {
 // concerned are databases that are active on a server, or else that have a copy
 // there.
 func concerned(f maintain.Facts, s org.ServerName) []org.DatabaseName {
-	var active, copies []org.DatabaseName
+	all := first(f, func(d maintain.Database) bool { return d.Active == s })
+	all = append(all, first(f, func(d maintain.Database) bool { return d.Active != s && slices.Contains(d.Copies, s) })...)
+	return all[:min(len(all), mostDatabases)]
+}
+
+// first are the first databases of a kind, as many as are measured.
+func first(f maintain.Facts, which func(maintain.Database) bool) (out []org.DatabaseName) {
 	for _, d := range f.Databases {
-		if d.Active == s {
-			active = append(active, d.Name)
-		} else if slices.Contains(d.Copies, s) {
-			copies = append(copies, d.Name)
+		if len(out) < mostDatabases && which(d) {
+			out = append(out, d.Name)
 		}
 	}
-	all := append(active, copies...)
-	return all[:min(len(all), mostDatabases)]
+	return out
 }
 
 // Judge tells why a drill may not begin: it has to leave redundancy to spare,
@@ -177,9 +219,11 @@ func Judge(f maintain.Facts, o Order, red []string) []string {
 			no = append(no, fmt.Sprintf("%s is in maintenance", s.Name))
 		}
 	}
-	no = append(no, maintain.Judge(f, maintain.Order{Server: o.Server})...)
+	if o.Server != "" {
+		no = append(no, maintain.Judge(f, maintain.Order{Server: o.Server})...)
+	}
 	for _, d := range f.Databases {
-		if !slices.Contains(d.Copies, o.Server) {
+		if o.Server != "" && !slices.Contains(d.Copies, o.Server) {
 			continue
 		}
 		if n := len(d.InSync); n < 3 {
@@ -207,6 +251,18 @@ func Plan(o Order, t maintain.Times) (org.Plan, error) {
 	case Reseed:
 		title = fmt.Sprintf("drill: reseed %s on %s", o.Database, o.Server)
 		steps = append(steps, one(StepReseed, fmt.Sprintf("%s is emptied and made anew while writes go on", o.Database), o.Server, t.Sync))
+	case ReseedSpare:
+		title = fmt.Sprintf("drill: reseed %s on %s on the spare volume %s", o.Database, o.Server, o.Spare)
+		steps = append(steps, one(StepSpare, fmt.Sprintf("%s is made anew on %s; what is on %s is set aside whole", o.Database, o.Spare, o.Volume), o.Server, t.Sync),
+			one(StepVerify, "checksums of log and index as on the other copies", o.Server, t.Sync),
+			one(StepHome, fmt.Sprintf("the copy on %s catches up, %s is a spare again", o.Volume, o.Spare), o.Server, t.Sync))
+	case Restore:
+		title = fmt.Sprintf("drill: recover mail in %s", o.Database)
+		steps = append(steps, one(StepWrite, "a folder of the health mailbox, for nobody to read", "", t.Move), one(StepDestroy, "the folder is removed for good", "", t.Move),
+			one(StepRecover, "from a copy that shows the past, read and compared", "", t.Sync), one(StepTidy, "the health mailbox is as it was", "", t.Move))
+	case Network:
+		title = fmt.Sprintf("drill: without the network %s", o.Network)
+		steps = append(steps, one(StepCut, o.Network+" is ignored, log goes by another", "", t.Roles), one(StepWithout, "every copy stays in sync", "", t.Move), one(StepJoin, o.Network+" may be used again", "", t.Roles))
 	case KillWorker:
 		steps = append(steps, one(StepKill, "ends without warning", o.Server, t.Move), pick(maintain.StopSteps(o.Server, t, false), maintain.StepSync))
 	case Failover:

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"slices"
@@ -344,6 +345,7 @@ func TestRefused(t *testing.T) {
 type world struct {
 	maintain.World // what these tests do not need
 	*plantest.Server
+	*past
 	id    *identity
 	slow  *atomic.Int64 // nanoseconds that clients measure
 	stuck *atomic.Bool  // databases do not move
@@ -352,7 +354,14 @@ type world struct {
 func (w *world) Me() org.ServerName   { return "MBX1" }
 func (w *world) Unbalanced() []string { return nil }
 func (w *world) Statuses(s org.ServerName) []org.CopyStatus {
-	st := org.CopyStatus{Database: "DB01"}
+	def, _ := w.View().Database("DB01")
+	c, _ := def.Copy(s)
+	st := org.CopyStatus{Database: "DB01", Volume: c.Volume, State: org.CopyHealthy}
+	if it, ok := w.View().Get(cluster.NetworkKey("Replication01")); ok && strings.Contains(string(it.Value), `"ignore":true`) {
+		st.Network = "Client"
+	} else if ok {
+		st.Network = "Replication01"
+	}
 	if _, ok := w.View().Get("seeded/" + string(s)); ok {
 		st.SeedCount = 1
 	}
@@ -390,18 +399,18 @@ func (w *world) MoveTo(_ context.Context, db org.DatabaseName, to org.ServerName
 
 // clients tell what they measure, as servers do.
 func (w *world) clients(ctx context.Context, t *testing.T, e *plan.Engine) {
-	told := false
+	told := "" // the drill for which they have begun
 	for ctx.Err() == nil {
 		if p, ok := e.Running(); ok {
 			o, measuring := Measuring(p)
 			for _, s := range o.Meters {
 				m := Measure{Server: s, Database: "DB01", Begun: time.Now(), Operations: 10, Longest: time.Duration(w.slow.Load())}
-				if !measuring && told {
+				if !measuring && told == p.ID {
 					m.Ended = time.Now()
 				} else if !measuring {
 					continue
 				}
-				told = true
+				told = p.ID
 				op, err := MeasureOp(p.ID, m)
 				if err != nil {
 					t.Error(err)
@@ -426,6 +435,8 @@ type lab struct {
 	id    *identity
 	slow  atomic.Int64
 	stuck atomic.Bool
+	past  *past
+	times maintain.Times
 	stop  map[org.ServerName]context.CancelFunc
 	wg    sync.WaitGroup
 }
@@ -433,22 +444,22 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	now := time.Now()
 	ca := issue(t, nil, now.Add(-time.Hour), now.Add(24*time.Hour))
-	l := &lab{t: t, st: plantest.New(), ca: ca, id: issue(t, ca, now.Add(-time.Hour), now.Add(24*time.Hour)), stop: map[org.ServerName]context.CancelFunc{}}
+	l := &lab{t: t, st: plantest.New(), ca: ca, id: issue(t, ca, now.Add(-time.Hour), now.Add(24*time.Hour)), past: newPast(), times: maintain.Defaults(), stop: map[org.ServerName]context.CancelFunc{}}
 	l.slow.Store(int64(400 * time.Millisecond))
 	all := []org.ServerName{"MBX1", "MBX2", "MBX3"}
 	l.st.Put(plantest.RoleKey, "MBX2")
 	for _, s := range all {
 		l.st.Put("servers/"+string(s), org.Server{Name: s, Voter: true})
 	}
-	l.st.Put("databases/DB01", org.Database{Name: "DB01", Copies: []org.Copy{{Server: "MBX1"}, {Server: "MBX2"}, {Server: "MBX3"}}})
+	l.st.Put("databases/DB01", org.Database{Name: "DB01", Copies: []org.Copy{{Server: "MBX1", Volume: "Vol1"}, {Server: "MBX2", Volume: "Vol1"}, {Server: "MBX3", Volume: "Vol1"}}})
 	l.st.Put("mounts/DB01", org.Mount{Database: "DB01", Active: "MBX1", InSync: all})
 	return l
 }
 
 // member is one server's engine, and its kind of drills.
 func (l *lab) member(s org.ServerName) (*plan.Engine, Kind) {
-	w := &world{Server: l.st.Server(s), id: l.id, slow: &l.slow, stuck: &l.stuck}
-	k := Kind{World: w, Library: &maintain.Library{World: w, Times: maintain.Defaults(), Now: time.Now}}
+	w := &world{Server: l.st.Server(s), past: l.past, id: l.id, slow: &l.slow, stuck: &l.stuck}
+	k := Kind{World: w, Library: &maintain.Library{World: w, Times: l.times, Now: time.Now}}
 	return plan.New(plan.Deps{Group: w.Server, RoleKey: plantest.RoleKey, Primary: l.st.Primary, Log: slog.New(slog.DiscardHandler)}, k), k
 }
 
@@ -609,43 +620,58 @@ func TestReseed(t *testing.T) {
 }
 
 // TestInterrupted has the server that carries a drill out die before and after
-// each of its writes: another goes on, and there is one report.
+// its writes, each of a move and some of the others: another goes on, there is
+// one report, and nothing is left.
 func TestInterrupted(t *testing.T) {
-	for _, how := range []string{"before", "after"} {
-		points := 0
-		for n := 1; ; n++ {
-			reached := false
-			synctest.Test(t, func(t *testing.T) {
-				l := newLab(t)
-				writes := 0
-				l.st.Hook(func(by org.ServerName, done bool) bool {
-					if by != "MBX2" || done != (how == "after") {
-						return by != "MBX2" || writes < n
-					}
-					if writes++; writes == n {
-						reached = true
-						l.st.Set(plantest.RoleKey, "MBX3")
-						l.stop["MBX2"]()
-					}
-					return writes < n
-				})
-				l.run("MBX2", "MBX3")
-				defer l.end()
-				p, r := l.drill(Order{Exercise: Move, Database: "DB01", Allowed: time.Second})
-				if p.State != org.PlanDone || !r.Passed || len(Reports(l.st.View())) != 1 {
-					t.Errorf("%s write %d: %s (%s), %s", how, n, p.State, p.Held, r.Verdict)
-				}
-				if _, err := Verify(Reports(l.st.View()), l.ca.cert); err != nil {
-					t.Errorf("%s write %d: %v", how, n, err)
-				}
-			})
-			if !reached {
-				break
-			}
-			points++
+	for _, c := range []struct {
+		o    Order
+		how  string
+		each int
+	}{
+		{Order{Exercise: Move, Database: "DB01"}, "before", 1},
+		{Order{Exercise: Move, Database: "DB01"}, "after", 1},
+		{Order{Exercise: Restore, Database: "DB01"}, "after", 3},
+		{Order{Exercise: ReseedSpare, Database: "DB01", Server: "MBX3", Volume: "Vol1", Spare: "Vol2"}, "after", 3},
+		{Order{Exercise: Network, Network: "Replication01"}, "after", 3},
+	} {
+		n := 1
+		for ; interrupted(t, c.o, c.how, n); n += c.each {
+			continue
 		}
-		if points < 10 {
-			t.Errorf("%s: only %d points", how, points)
+		if n <= 10 {
+			t.Errorf("%s, %s: only %d writes", c.o.Exercise, c.how, n)
 		}
 	}
+}
+
+// interrupted has the server die at its n-th write, false where there are fewer.
+func interrupted(t *testing.T, o Order, how string, n int) (reached bool) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.obeyVolumes()
+		l.st.Put(cluster.NetworkKey("Replication01"), org.Network{Name: "Replication01", Replication: true})
+		writes := 0
+		l.st.Hook(func(by org.ServerName, done bool) bool {
+			if by != "MBX2" || done != (how == "after") {
+				return by != "MBX2" || writes < n
+			}
+			if writes++; writes == n {
+				reached = true
+				l.st.Set(plantest.RoleKey, "MBX3")
+				l.stop["MBX2"]()
+			}
+			return writes < n
+		})
+		l.run("MBX2", "MBX3")
+		defer l.end()
+		p, r := l.drill(o)
+		if p.State != org.PlanDone || !r.Passed || len(Reports(l.st.View())) != 1 {
+			t.Errorf("%s, %s write %d: %s (%s), %s", o.Exercise, how, n, p.State, p.Held, r.Verdict)
+		}
+		l.clean(fmt.Sprintf("%s, %s write %d", o.Exercise, how, n))
+		if _, err := Verify(Reports(l.st.View()), l.ca.cert); err != nil {
+			t.Errorf("%s write %d: %v", how, n, err)
+		}
+	})
+	return reached
 }

@@ -87,6 +87,8 @@ type Report struct {
 	Steps    []Step    `json:"steps"`
 	Deeds    []Deed    `json:"deeds"`
 	Measures []Measure `json:"measures"`
+	// Restored is what became of mail that was destroyed and recovered.
+	Restored []Restored `json:"restored,omitempty"`
 	// Failed is why the drill ended before its time, empty where it did not.
 	Failed string `json:"failed,omitempty"`
 	// Behind are the copies that are not in sync at the end.
@@ -120,6 +122,16 @@ func (r *Report) conclude() {
 			bad = append(bad, fmt.Sprintf("%s in %s: %s", m.Server, m.Database, m.Error))
 		}
 	}
+	back := ""
+	for _, x := range r.Restored {
+		if why := x.fault(); why != "" {
+			bad = append(bad, why)
+		}
+		back += fmt.Sprintf("; %d messages (%d bytes) that had been destroyed came back from the copy on %s within %s", x.Messages, x.Bytes, x.Copy, x.Took.Round(time.Millisecond))
+	}
+	if r.Exercise == Restore && len(r.Restored) == 0 {
+		bad = append(bad, "no mail was destroyed to be recovered")
+	}
 	if len(r.Measures) == 0 {
 		bad = append(bad, "nothing was measured")
 	}
@@ -137,7 +149,7 @@ func (r *Report) conclude() {
 	}
 	r.Passed, r.Verdict = len(bad) == 0, "failed: "+strings.Join(bad, "; ")
 	if r.Passed {
-		r.Verdict = fmt.Sprintf("passed: nobody waited longer than %s, nothing was lost or doubled", r.Unavailable.Round(time.Millisecond))
+		r.Verdict = fmt.Sprintf("passed: nobody waited longer than %s, nothing was lost or doubled%s", r.Unavailable.Round(time.Millisecond), back)
 	}
 }
 

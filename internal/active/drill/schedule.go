@@ -87,13 +87,9 @@ func (s Schedule) Order(servers []org.ServerName, databases []org.DatabaseName) 
 	o := Order{Exercise: s.Exercise, Server: s.Server, Database: s.Database, Allowed: s.Allowed, Allow: s.Allow, Schedule: s.Name,
 		By: cmp.Or(s.By, "nobody") + ", by schedule " + s.Name, Why: fmt.Sprintf("schedule %s, every %s, %s", s.Name, s.Every, s.Window)}
 	switch {
-	case s.Exercise == Reseed:
-		if o.Database == "" && len(databases) > 0 {
-			o.Database = databases[s.Turn%len(databases)]
-		}
-	case s.Exercise == Move && o.Database == "" && len(databases) > 0:
+	case ofDatabase(s.Exercise) && o.Database == "" && len(databases) > 0:
 		o.Database = databases[s.Turn%len(databases)]
-	case s.Exercise != Move && o.Server == "" && len(servers) > 0:
+	case !ofDatabase(s.Exercise) && s.Exercise != Network && o.Server == "" && len(servers) > 0:
 		o.Server = servers[s.Turn%len(servers)]
 	}
 	return o

@@ -1,11 +1,8 @@
 package drill
 
 import (
-	"cmp"
 	"context"
 	"crypto"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -29,6 +26,14 @@ type World interface {
 	Boot(org.ServerName) (boot, version string)
 	// Red are the critical health sets of the group that are not well.
 	Red() []string
+	// Mail are the mailboxes, HealthMailbox that of health in a database, made where
+	// it is not there.
+	Mail() Mail
+	HealthMailbox(ctx context.Context, db org.DatabaseName) (org.MailboxRef, error)
+	// Recover brings mail of the past back.
+	Recover(context.Context, mailbox.Recovery) ([]mailbox.Recovered, error)
+	// Verify compares a copy with the others, and says how it did.
+	Verify(ctx context.Context, db org.DatabaseName, copy org.ServerName) (string, error)
 	// Identity is what reports are signed with.
 	Identity() (certificate []byte, key crypto.Signer)
 }
@@ -58,6 +63,26 @@ func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
 		return k.move(o, s), true
 	case StepReseed:
 		return k.reseed(o, s), true
+	case StepSpare:
+		return k.onSpare(o, s), true
+	case StepVerify:
+		return k.verify(o, p, s), true
+	case StepHome:
+		return k.home(o, s), true
+	case StepWrite:
+		return k.write(o, p), true
+	case StepDestroy:
+		return k.destroy(o, p), true
+	case StepRecover:
+		return k.recover(o, p), true
+	case StepTidy:
+		return k.tidy(o, p), true
+	case StepCut:
+		return k.cut(o), true
+	case StepWithout:
+		return k.without(o, s), true
+	case StepJoin:
+		return k.join(o), true
 	case StepKill:
 		return k.order(o, p, s, org.OrderKillWorker), true
 	case StepFreeze:
@@ -187,55 +212,6 @@ func (k Kind) move(o Order, s org.PlanStep) plan.Step {
 		}}
 }
 
-// reseed empties a copy that is in sync and waits until it is whole again. As for
-// an administrator's order the copy leaves the in-sync set in the same
-// transaction. It is not undone: a copy that is being seeded goes on.
-func (k Kind) reseed(o Order, s org.PlanStep) plan.Step {
-	return plan.Step{
-		Check: func(context.Context) plan.Finding {
-			v := k.Library.World.View()
-			def, _ := v.Database(o.Database)
-			mt, _ := v.Mount(o.Database)
-			if c, ok := def.Copy(s.Server); !ok || c.SeedCount < o.Seed {
-				return plan.Finding{Wait: "for the seed to be ordered"}
-			}
-			for _, st := range k.Library.World.Statuses(s.Server) {
-				if st.Database == o.Database && st.SeedCount >= o.Seed && mt.IsInSync(s.Server) {
-					return plan.Finding{Done: true, Note: fmt.Sprintf("%s was emptied and made anew", o.Database)}
-				}
-			}
-			return plan.Finding{Wait: fmt.Sprintf("for %s on %s to be in sync again", o.Database, s.Server)}
-		},
-		Do: func(ctx context.Context, pen *plan.Pen) error {
-			v := k.Library.World.View()
-			def, _ := v.Database(o.Database)
-			mt, _ := v.Mount(o.Database)
-			i := slices.IndexFunc(def.Copies, func(c org.Copy) bool { return c.Server == s.Server })
-			switch {
-			case i < 0:
-				return kind.Errorf(kind.Conflict, "%s has no copy on %s any more", o.Database, s.Server)
-			case def.Copies[i].SeedCount >= o.Seed:
-				return nil // ordered already
-			case mt.Active == s.Server || len(mt.InSync) < 3:
-				return kind.Errorf(kind.Conflict, "%s is active on %s and in sync on %d servers: its copy on %s is needed", o.Database, mt.Active, len(mt.InSync), s.Server)
-			}
-			def.Copies = slices.Clone(def.Copies)
-			def.Copies[i].SeedCount = o.Seed
-			mt.InSync = slices.DeleteFunc(slices.Clone(mt.InSync), func(x org.ServerName) bool { return x == s.Server })
-			db, err := json.Marshal(def)
-			if err != nil {
-				return err
-			}
-			row, err := json.Marshal(mt)
-			if err != nil {
-				return err
-			}
-			dbKey, mountKey := mailbox.DatabaseKey(o.Database), mailbox.MountKey(o.Database)
-			return pen.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: dbKey, Revision: v.DatabaseRevision(o.Database)}, {Key: mountKey, Revision: mt.Revision}},
-				Then: []cluster.Op{{Key: dbKey, Value: db}, {Key: mountKey, Value: row}}})
-		}}
-}
-
 // orderOf is what a step of a drill asked of a server.
 func (k Kind) orderOf(p org.Plan, s org.PlanStep, do string) (x org.HostOrder, at int, ok bool) {
 	at = slices.IndexFunc(p.Steps, func(x org.PlanStep) bool { return x.Name == s.Name })
@@ -305,117 +281,4 @@ func (k Kind) another(p org.Plan, s org.PlanStep) plan.Step {
 		boot, _ := k.World.Boot(s.Server)
 		return plan.Finding{Done: ok && boot != "" && boot != x.Boot && k.Library.World.Heard(s.Server), Wait: fmt.Sprintf("for another mail worker on %s", s.Server)}
 	}}
-}
-
-// head is the newest report.
-type head struct {
-	ID  string `json:"id"`
-	Sum string `json:"sum"`
-}
-
-// report waits for what was measured, and writes the report with its place in the
-// chain.
-func (k Kind) report(o Order, p org.Plan) plan.Step {
-	return plan.Step{
-		Check: func(context.Context) plan.Finding {
-			if _, ok := k.Library.World.View().Get(reportPrefix + p.ID); ok {
-				return plan.Finding{Done: true, Note: "postern drill report " + p.ID}
-			}
-			if _, missing := k.measures(o, p.ID, true); len(missing) > 0 {
-				return plan.Finding{Wait: "for " + strings.Join(missing, ", ") + " to tell what was measured"}
-			}
-			return plan.Finding{Wait: "for the report to be signed"}
-		},
-		Do: func(ctx context.Context, pen *plan.Pen) error {
-			got, missing := k.measures(o, p.ID, true)
-			if len(missing) > 0 {
-				return kind.Errorf(kind.Busy, "%s did not tell what was measured yet", strings.Join(missing, ", "))
-			}
-			t, err := k.chain(o, p, got)
-			if err != nil {
-				return err
-			}
-			return pen.Commit(ctx, t)
-		}}
-}
-
-// chain is the transaction that adds a report.
-func (k Kind) chain(o Order, p org.Plan, got []Measure) (t cluster.Txn, err error) {
-	v := k.Library.World.View()
-	r := Report{ID: p.ID, Exercise: o.Exercise, Title: p.Title, By: o.By, Why: o.Why, Begun: p.Created.UTC(), Ended: k.Library.Now().UTC(),
-		Versions: map[org.ServerName]string{}, Before: o.Before, After: Rows(v), Measures: got, Allowed: o.Allowed}
-	r.describe(o, p, v)
-	for _, s := range v.Servers() {
-		_, version := k.World.Boot(s.Name)
-		r.Versions[s.Name] = cmp.Or(version, "not heard")
-	}
-	r.conclude()
-	var h head
-	it, ok := v.Get(headKey)
-	if ok {
-		if err := json.Unmarshal(it.Value, &h); err != nil {
-			return t, kind.Errorf(kind.Corrupt, "row of the newest report: %w", err)
-		}
-	}
-	r.Previous = h.Sum
-	cert, key := k.World.Identity()
-	if err := r.sign(k.World.Me(), cert, key); err != nil {
-		return t, err
-	}
-	sum, err := r.Sum()
-	if err != nil {
-		return t, err
-	}
-	put := func(key string, x any) {
-		b, merr := json.Marshal(x)
-		if merr != nil {
-			err = merr
-		}
-		t.Then = append(t.Then, cluster.Op{Key: key, Value: b})
-	}
-	t.If = []cluster.Cond{{Key: headKey, Revision: it.Revision}}
-	put(headKey, head{ID: r.ID, Sum: sum})
-	put(reportPrefix+r.ID, r)
-	for key := range v.Prefix(measurePrefix) {
-		t.Then = append(t.Then, cluster.Op{Key: key, Delete: true})
-	}
-	t.Then = append(t.Then, dropOld(v)...)
-	return t, err
-}
-
-// dropOld removes the oldest reports beyond those that are kept.
-func dropOld(v *cluster.View) (out []cluster.Op) {
-	var keys []string
-	for key := range v.Prefix(reportPrefix) {
-		keys = append(keys, key)
-	}
-	for i := 0; i < len(keys)-(reportsKept-1); i++ {
-		out = append(out, cluster.Op{Key: keys[i], Delete: true})
-	}
-	return out
-}
-
-// Rows is the sum of what a drill should leave as it was: servers, databases,
-// who is active where, and components.
-func Rows(v *cluster.View) string {
-	h := sha256.New()
-	for _, prefix := range []string{"servers/", "databases/", "mounts/", "components/"} {
-		for key, it := range v.Prefix(prefix) {
-			fmt.Fprintf(h, "%s\x00%d\x00", key, len(it.Value))
-			h.Write(it.Value)
-		}
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
-// Reports are all that are kept, oldest first.
-func Reports(v *cluster.View) []Report {
-	var out []Report
-	for _, it := range v.Prefix(reportPrefix) {
-		var r Report
-		if json.Unmarshal(it.Value, &r) == nil {
-			out = append(out, r)
-		}
-	}
-	return out
 }
