@@ -108,7 +108,10 @@ type Deps struct {
 	// Recovery is the recovery mode that holds for a health set of this server, or
 	// for what belongs to none: dry-run, off, or anything else for act. nil: act.
 	Recovery func(set string) string
-	Plans    PlanDeps
+	// Noted has what was done by itself, beside what is written with the deed,
+	// written into the recovery log. It must not wait; nil: nobody listens.
+	Noted func(org.Note)
+	Plans PlanDeps
 	// Sites tell whether this server, and others, may lead; nil: everybody may.
 	Sites  *Sites
 	Log    *slog.Logger

@@ -288,6 +288,10 @@ func (m *Manager) opsOf(v *cluster.View, c verdict) ([]cluster.Op, error) {
 	if c.auto {
 		e.Number = number
 		r := m.entryOf(c, e.ID(), now)
+		if n.Lossy != nil && c.d.Lossy {
+			r.Evidence = append(r.Evidence[:min(len(r.Evidence), 9)], org.RecoveryEvidence{At: now, Item: byManager, Target: string(n.Lossy.Former), Result: "lossy",
+				Text: fmt.Sprintf("it may have held more than position %d; Safety Net is asked: %s", n.Lossy.From, cmp.Or(n.Lossy.Request, "nobody"))})
+		}
 		entry, err := entryOp(r)
 		if err != nil {
 			return nil, err

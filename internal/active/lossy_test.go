@@ -118,6 +118,9 @@ func TestLossyAsksSafetyNet(t *testing.T) {
 			if mt.Active != "MBX2" || mt.Lossy == nil || mt.Lossy.Former != "MBX1" || mt.Lossy.From != 10 || !mt.Lossy.Since.Equal(c.since) {
 				t.Fatalf("%+v %+v", mt, mt.Lossy)
 			}
+			if all := entries(t, g.View()); len(all) != 1 || all[0].Evidence[len(all[0].Evidence)-1].Result != "lossy" {
+				t.Errorf("the recovery log does not tell that mail may lack: %+v", all)
+			}
 			row, asked := g.View().Get("safetynet/r1")
 			if asked == c.deaf || asked && (mt.Lossy.Request != "r1" || row.Revision != mt.Revision) {
 				t.Fatalf("asked %v: %+v", asked, mt.Lossy)

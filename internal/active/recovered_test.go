@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/internal/active/site"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -143,5 +144,33 @@ func TestReseedDryRun(t *testing.T) {
 		if want == 1 && (!all[0].DryRun || all[0].Action != "reseed-assign" || all[0].Cause == "" || len(all[0].Evidence) == 0 || time.Since(all[0].Begun) > time.Minute) {
 			t.Errorf("%+v", all[0])
 		}
+	}
+}
+
+// TestStormIsInRecoveryLog: that moves wait is told once, with who was lost.
+func TestStormIsInRecoveryLog(t *testing.T) {
+	f := newFake(t, 8, 1)
+	var notes []org.Note
+	m := f.manager(Config{}, Deps{Noted: func(n org.Note) { notes = append(notes, n) }})
+	for i := range 4 {
+		f.put("servers/"+string(f.server(i)), org.Server{Name: f.server(i), Site: org.SiteName([]string{"A", "B"}[i%2])})
+		f.lose(f.server(i))
+	}
+	m.noteLost(f.View(), time.Now())
+	m.noteLost(f.View(), time.Now())
+	if len(notes) != 1 || notes[0].Action != "DampMoves" || len(notes[0].Evidence) != 4 || !strings.HasPrefix(notes[0].Cause, "4 servers were lost") {
+		t.Errorf("%+v", notes)
+	}
+}
+
+// TestHoldIsInRecoveryLog: what a server saw that may not mount.
+func TestHoldIsInRecoveryLog(t *testing.T) {
+	var got []org.Note
+	x := &Sites{me: "MBX1", deps: SitesDeps{Noted: func(n org.Note) { got = append(got, n) }}}
+	x.note("HoldMounts", "nobody who leads is heard", site.Facts{Generation: 3, Members: []site.Member{
+		{Name: "MBX2"}, {Name: "MBX3", Heard: true, Bit: true}, {Name: "MBX4", GivenUp: true}, {Name: "MBX5", Heard: true}}}, "no database is mounted here")
+	if len(got) != 1 || got[0].Target != "MBX1" || got[0].Cause == "" ||
+		got[0].Evidence[0].Text != "generation 3; MBX2 not heard; MBX3 leads; MBX4 given up; MBX5 waits too" {
+		t.Errorf("%+v", got)
 	}
 }

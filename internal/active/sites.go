@@ -3,6 +3,7 @@ package active
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -36,7 +37,8 @@ type SitesGroup interface {
 // SitesDeps are what Sites are built from.
 type SitesDeps struct {
 	Group  SitesGroup
-	Fast   bool // shortens the wait before a forced activation, for tests
+	Fast   bool           // shortens the wait before a forced activation, for tests
+	Noted  func(org.Note) // writes the recovery log, without waiting; nil: nobody
 	Log    *slog.Logger
 	Events *event.Log
 }
@@ -147,12 +149,40 @@ func (x *Sites) look(now time.Time) {
 	}
 	x.mu.Unlock()
 	if say {
+		x.note("HoldMounts", why, f, "no database is mounted here")
 		x.deps.Events.Emit(evHolds, "%s mounts no database: %s", x.me, why)
 	}
 	if back {
+		x.note("AllowMounts", why, f, "databases may be mounted here")
 		x.deps.Events.Emit(evMayLead, "%s may mount databases: %s", x.me, why)
 	}
 	x.tell(f, bit, why, quorum)
+}
+
+// note has a change that was told written into the recovery log, some time.
+func (x *Sites) note(action, why string, f site.Facts, result string) {
+	if x.deps.Noted != nil {
+		x.deps.Noted(org.Note{Action: action, Target: string(x.me), Responder: "Sites", Cause: why, Result: result,
+			Evidence: []org.RecoveryEvidence{{Item: "Sites", Target: string(x.me), Result: "judged", Text: seenOf(f)}}})
+	}
+}
+
+// seenOf is what a decision about the permission rests on.
+func seenOf(f site.Facts) string {
+	s := fmt.Sprintf("generation %d", f.Generation)
+	for _, m := range f.Members {
+		switch {
+		case m.GivenUp:
+			s += fmt.Sprintf("; %s given up", m.Name)
+		case !m.Heard:
+			s += fmt.Sprintf("; %s not heard", m.Name)
+		case m.Bit:
+			s += fmt.Sprintf("; %s leads", m.Name)
+		default:
+			s += fmt.Sprintf("; %s waits too", m.Name)
+		}
+	}
+	return s
 }
 
 // tell publishes the permission and who is heard.

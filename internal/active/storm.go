@@ -1,6 +1,9 @@
 package active
 
 import (
+	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/internal/cluster"
@@ -37,9 +40,24 @@ func (m *Manager) noteLost(v *cluster.View, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.storm.note(dead, now) {
+		m.noteStorm(now)
 		m.deps.Events.Emit(evStorm, "%d servers were lost within %s and have no site in common: databases that are served stay where they are until %s",
 			len(m.storm.recent(now)), stormWithin, m.storm.until.UTC().Format(time.RFC3339))
 	}
+}
+
+// noteStorm tells the recovery log that moves wait, and which servers were lost.
+func (m *Manager) noteStorm(now time.Time) {
+	if m.deps.Noted == nil {
+		return
+	}
+	n := org.Note{Action: "DampMoves", Target: string(m.me), Responder: byManager,
+		Cause:  fmt.Sprintf("%d servers were lost within %s and have no site in common", len(m.storm.recent(now)), stormWithin),
+		Result: "databases that are served stay where they are until " + m.storm.until.UTC().Format(time.RFC3339)}
+	for _, s := range slices.Sorted(maps.Keys(m.storm.lost)) {
+		n.Evidence = append(n.Evidence, org.RecoveryEvidence{At: m.storm.lost[s].at, Item: byManager, Target: string(s), Result: "lost"})
+	}
+	m.deps.Noted(n)
 }
 
 // note takes the servers that are dead now, and tells that a storm began.

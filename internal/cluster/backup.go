@@ -113,6 +113,13 @@ func InspectBackup(r io.Reader) (BackupInfo, error) {
 	return BackupInfo{body.Group, body.Created, body.Revision, v.Len(), body.Stale}, nil
 }
 
+// ReadBackup gives the rows that a backup holds, for programs that compare them
+// or look into them. Errors are those of InspectBackup.
+func ReadBackup(r io.Reader) (*View, error) {
+	_, v, err := readBackup(r)
+	return v, err
+}
+
 // RestoreOptions say which server begins the restored group.
 type RestoreOptions struct {
 	Dir     string

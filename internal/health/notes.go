@@ -1,6 +1,7 @@
 package health
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -16,7 +17,8 @@ import (
 const (
 	noteGather  = 2 * time.Second // until what comes together is one entry
 	noteLook    = time.Second
-	noteKeys    = 256 // actions and targets
+	noteEvery   = time.Minute // between two entries, where a note says nothing else
+	noteKeys    = 256         // actions and targets
 	noteProofs  = 10
 	noteObjects = 400 // bytes of names in a result
 	noteAtOnce  = 20  // rows in one transaction
@@ -76,7 +78,7 @@ func (n *Notes) take(x org.Note, now time.Time) {
 	at := now.UTC()
 	if g.count == 0 {
 		g.row = org.Recovery{Action: x.Action, Target: x.Target, Responder: x.Responder, Begun: at, Cause: shorten(x.Cause, 512)}
-		g.objects, g.every = nil, x.Every
+		g.objects, g.every = nil, cmp.Or(x.Every, noteEvery)
 		if due := now.Add(noteGather); due.After(g.due) {
 			g.due = due
 		}

@@ -30,16 +30,13 @@ const (
 	actSeedAgain    = "SeedAgain"     // a copy that cannot follow any more begins anew
 )
 
-// Pauses between two entries of the recovery log about the same.
-const (
-	noteOften  = time.Minute
-	noteSeldom = 10 * time.Minute
-)
+// noteSeldom is the pause between two entries of the recovery log about what
+// may come often.
+const noteSeldom = 10 * time.Minute
 
 // note has something written into the recovery log, some time; nobody waits.
 func (k *Keeper) note(n org.Note) {
 	if k.deps.Noted != nil {
-		n.Every = cmp.Or(n.Every, noteOften)
 		k.deps.Noted(n)
 	}
 }

@@ -111,7 +111,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 		return errors.Join(err, w.cluster.Close())
 	}
 	w.components = component.New(component.Deps{Group: w.cluster, Primary: w.primary, Events: w.events})
-	w.sites = active.NewSites(active.SitesDeps{Group: w.cluster, Fast: w.fast(), Log: w.log, Events: w.events})
+	w.sites = active.NewSites(active.SitesDeps{Group: w.cluster, Fast: w.fast(), Noted: w.notes.Take, Log: w.log, Events: w.events})
 	logs, indexes := w.faults.disks()
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, FS: logs, IndexFS: indexes, Log: w.log, Events: w.events,
 		Metrics: w.metrics, Mailbox: w.mailboxOf, Fast: w.cfg.Timers == "fast", Permission: w.sites, Noted: w.notes.Take,
@@ -141,7 +141,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
 	st.run("directory", w.directory.Run)
-	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Log: w.log, Events: w.events,
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Noted: w.notes.Take, Log: w.log, Events: w.events,
 		Recovery: func(set string) string {
 			return string(health.RecoveryMode(w.cfg.healthConfig(), rows{w.cluster}, w.cluster.Name(), set, time.Now()))
 		}}
@@ -174,7 +174,7 @@ func (w *mailWorker) newMover() (err error) {
 	client := w.mailbox.Client()
 	w.mover, err = transport.New(w.cfg.Transport, transport.Deps{Group: w.cluster, Store: client, Delivered: client.Delivered,
 		DuplicateWindow: w.cfg.Mailbox.DuplicateWindow, Directory: w.directory, ClientCertificate: w.clientCertificate, Component: w.components.State,
-		Hostname: w.cfg.SMTP.Hostname, Version: w.cfg.Version, Fast: w.cfg.Timers == "fast", Log: w.log, Events: w.events, Metrics: w.metrics})
+		Hostname: w.cfg.SMTP.Hostname, Version: w.cfg.Version, Fast: w.cfg.Timers == "fast", Noted: w.notes.Take, Log: w.log, Events: w.events, Metrics: w.metrics})
 	return err
 }
 

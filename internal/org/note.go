@@ -14,6 +14,7 @@ type Note struct {
 	Result    string             // what came of it
 	Refused   string             // why it was not done
 	Failed    bool
-	// Every is the least time between two entries of the same action and target.
+	// Every is the least time between two entries of the same action and target;
+	// 0 for a minute.
 	Every time.Duration
 }

@@ -54,12 +54,15 @@ type Deps struct {
 	Component func(org.Component) (org.ComponentState, <-chan struct{})
 	Hostname  string // of this server, where the configuration has none
 	Version   string
-	Fast      bool   // short times, for tests and drills
-	FS        fsx.FS // nil: the disk
-	IndexFS   vfs.FS // nil: the disk
-	Log       *slog.Logger
-	Events    *event.Log
-	Metrics   prometheus.Registerer
+	// Noted has what the room did by itself written into the recovery log. It
+	// must not wait; nil: nobody listens.
+	Noted   func(org.Note)
+	Fast    bool   // short times, for tests and drills
+	FS      fsx.FS // nil: the disk
+	IndexFS vfs.FS // nil: the disk
+	Log     *slog.Logger
+	Events  *event.Log
+	Metrics prometheus.Registerer
 }
 
 // Mover moves messages. Its methods may be called from any goroutine.
@@ -111,7 +114,7 @@ func New(cfg Config, d Deps) (*Mover, error) {
 	m.shadow = shadow.New(shadow.Deps{Group: d.Group, Queue: m.queue, Settings: m.settings.Group, Fast: d.Fast,
 		Taken:  func(ctx context.Context, ids []mail.TraceID) { m.dispatch.Submit(ctx, ids...) },
 		Gone:   func(ids []mail.TraceID) { m.dispatch.Remove(ids...) },
-		Answer: m.answer, Version: d.Version, Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+		Answer: m.answer, Noted: d.Noted, Version: d.Version, Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	if err := m.assemble(); err != nil {
 		return nil, errors.Join(err, m.queue.Close())
 	}
@@ -132,7 +135,7 @@ func (m *Mover) openQueue() error {
 				return time.Now()
 			}
 			return guarded.Now()
-		}, Log: m.log, Events: m.deps.Events})
+		}, Noted: m.deps.Noted, Log: m.log, Events: m.deps.Events})
 	if err != nil {
 		return err
 	}

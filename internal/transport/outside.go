@@ -87,7 +87,7 @@ func (m *Mover) assemble() (err error) {
 	m.quarantine = quarantine.New(quarantine.Deps{Store: d.Store, Boxes: boxes{d.Directory}, Book: m.settings, Agreed: d.Group, Log: m.log, Now: m.now,
 		Submit: func(ctx context.Context, s mail.Submission) (mail.Receipt, error) { return m.take(ctx, s, internal{}) }})
 	m.net = safetynet.New(safetynet.Deps{Group: d.Group, Queue: m.queue, Settings: m.settings.Group, Resubmit: m.resubmit,
-		DuplicateWindow: d.DuplicateWindow, Now: m.now, Log: m.log, Events: d.Events, Metrics: d.Metrics})
+		DuplicateWindow: d.DuplicateWindow, Now: m.now, Noted: d.Noted, Log: m.log, Events: d.Events, Metrics: d.Metrics})
 	m.local = m.newLocal()
 	m.dispatch = deliver.New(deliver.Deps{Queue: m.queue, Rules: m.rules(), Door: m, Now: m.now, Log: m.log,
 		InDoubt: m.inDoubt, Organization: m.organizations.name, Observe: func(o deliver.Observed) { m.metrics.observe(o) },

@@ -345,7 +345,17 @@ func TestRebuild(t *testing.T) {
 		}
 	}
 	for name, ix := range map[string]*vfs.MemFS{"gone": vfs.NewCrashableMem(), "behind": unflushed, "damaged": damaged} {
-		q := start(t, disks{d.fs, ix}, c)
+		rebuilt := 0
+		q := start(t, disks{d.fs, ix}, c, func(o *Options) {
+			o.Noted = func(n org.Note) {
+				if n.Action == "RebuildLedger" && n.Cause != "" && len(n.Evidence) == 1 {
+					rebuilt++
+				}
+			}
+		})
+		if name == "damaged" && rebuilt != 1 {
+			t.Errorf("the recovery log tells %d times", rebuilt)
+		}
 		got := dump(t, q.Queue)
 		for k, v := range want {
 			if got[k] != v {

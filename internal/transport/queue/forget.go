@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -54,6 +55,8 @@ func (q *Queue) shorten(ctx context.Context, now, from time.Time) error {
 			return err
 		}
 		if q.log.Used() < used {
+			q.note("ShortenSafetyNet", "the volume of the queue is under "+q.Level().String()+" pressure", fmt.Sprintf("%d bytes of log were given back", used-q.log.Used()),
+				fmt.Sprintf("Safety Net holds messages for %v only", now.Sub(t).Round(time.Minute)))
 			q.o.Events.Emit(EventShortened, "Safety Net holds messages for %v only: the volume of the queue is under %s pressure.",
 				now.Sub(t).Round(time.Minute), q.Level())
 		}

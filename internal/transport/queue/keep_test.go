@@ -12,6 +12,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/mail"
+	"github.com/postern-mail/postern/internal/org"
 )
 
 // verify compares log and ledger.
@@ -112,7 +113,10 @@ func TestForget(t *testing.T) {
 // Safety Net, goes on with states and recovers.
 func TestPressed(t *testing.T) {
 	d, c := newDisks(), newClock()
-	q := start(t, d, c, func(o *Options) { o.MaxSize = 2 << 20 })
+	var notes []org.Note // of Tidy, which this test calls
+	q := start(t, d, c, func(o *Options) {
+		o.MaxSize, o.Noted = 2<<20, func(n org.Note) { notes = append(notes, n) }
+	})
 	var err error
 	var last mail.TraceID
 	for n := 0; err == nil; n++ {
@@ -136,6 +140,9 @@ func TestPressed(t *testing.T) {
 	}
 	if q.Level() != LevelNormal {
 		t.Fatalf("still %s with %d bytes", q.Level(), q.log.Used())
+	}
+	if len(notes) == 0 || notes[0].Action != "ShortenSafetyNet" || notes[0].Cause != "the volume of the queue is under high pressure" || len(notes[0].Evidence) != 1 {
+		t.Errorf("the recovery log does not tell: %+v", notes)
 	}
 	q.accept(t, 1_000_000)
 	q.verify(t)

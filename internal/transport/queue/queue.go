@@ -43,6 +43,7 @@ type Options struct {
 	// are moved out of the way of what can be dropped.
 	Expiration time.Duration
 	Now        func() time.Time // guarded time; nil: time.Now
+	Noted      func(org.Note)   // writes the recovery log, without waiting; nil: nobody
 	Log        *slog.Logger
 	Events     *event.Log
 }
@@ -276,9 +277,18 @@ func (q *Queue) openBoth() error {
 	return err
 }
 
+// note has something written into the recovery log, some time.
+func (q *Queue) note(action, why, seen, result string) {
+	if q.o.Noted != nil {
+		q.o.Noted(org.Note{Action: action, Target: "queue", Responder: "Queue", Cause: why, Result: result,
+			Evidence: []org.RecoveryEvidence{{Item: "Queue", Target: "queue", Result: "found", Text: seen}}, Every: 10 * time.Minute})
+	}
+}
+
 // anew begins an empty ledger.
 func (q *Queue) anew(why error) (*ledger, error) {
 	q.o.Events.Emit(EventRebuilt, "The ledger of queue %s is made anew from the log; rows older than the log are gone: %v.", q.o.Dir, why)
+	q.note("RebuildLedger", why.Error(), "ledger of "+q.o.Dir, "the ledger is made anew from the log; rows older than the log are gone")
 	q.o.Log.Error("ledger is made anew", "dir", q.o.Dir, "error", why)
 	if err := q.o.IndexFS.RemoveAll(q.path("ledger")); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package safetynet
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -54,6 +55,7 @@ type Deps struct {
 	// DuplicateWindow is how long mailboxes remember deliveries.
 	DuplicateWindow time.Duration
 	Now             func() time.Time // guarded time; nil: time.Now
+	Noted           func(org.Note)   // writes the recovery log, without waiting; nil: nobody
 	Log             *slog.Logger
 	Events          *event.Log
 	Metrics         prometheus.Registerer // nil for nobody
@@ -315,6 +317,18 @@ func (n *Net) question(v *cluster.View, e *entry) Question {
 	}
 }
 
+// note has the end of a request that nobody made by hand written into the
+// recovery log. Its begin is there with the failover.
+func (n *Net) note(r org.SafetyNetRequest, state, why string) {
+	if n.d.Noted == nil || r.By != "" || state == StateNew || state == StateRunning {
+		return
+	}
+	n.d.Noted(org.Note{Action: "Resubmit", Target: string(r.Database), Responder: "SafetyNet", Cause: r.Why, Failed: state == StateFailed,
+		Evidence: []org.RecoveryEvidence{{Item: "SafetyNet", Target: string(r.Database), Result: state,
+			Text: fmt.Sprintf("request %s, mail delivered from %s to %s", r.ID, r.From.UTC().Format(time.RFC3339), r.To.UTC().Format(time.RFC3339))}},
+		Result: state + prefixed(": ", why)})
+}
+
 // look tells of requests that changed their state, on one server of the group.
 func (n *Net) look(v *cluster.View, all []*entry) {
 	states := map[string]string{}
@@ -329,6 +343,7 @@ func (n *Net) look(v *cluster.View, all []*entry) {
 		if was == state || !known && state != StateNew || !n.first(v) {
 			continue
 		}
+		n.note(e.request, state, why)
 		n.d.Events.Emit(EventRequest, "Safety Net request %s for %s is %s%s.", e.request.ID, e.request.Database, state, cmp.Or(prefixed(": ", why), ""))
 	}
 	n.metrics.requests.Reset()

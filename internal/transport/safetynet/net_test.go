@@ -209,6 +209,11 @@ func TestEvents(t *testing.T) {
 		}
 		return slices.Equal(got, want) || slices.Equal(got, want[:3]) // Running may pass unseen
 	}, func() string { return fmt.Sprintf("%+v", p.events.Recent(10)) })
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.notes) != 1 || w.notes[0].Action != "Resubmit" || w.notes[0].Target != "DB01" || w.notes[0].Cause != "lossy mount" || len(w.notes[0].Evidence) != 1 || w.notes[0].Result != "Completed" {
+		t.Errorf("for the recovery log: %+v", w.notes)
+	}
 }
 
 // TestLagBeyondHoldTime: a copy that lags by more than the hold time is said

@@ -42,6 +42,7 @@ type world struct {
 	deliver func(Item) error // called before each resubmission, nil for nothing
 	tries   int
 	group   settings.Group
+	notes   []org.Note // for the recovery log
 }
 
 var start = time.Unix(1_700_000_000, 0).UTC()
@@ -206,7 +207,11 @@ func (s *server) loop(f func(context.Context) error) func() {
 func (s *server) run() {
 	s.events = event.NewLog(slog.New(slog.DiscardHandler))
 	s.net = New(Deps{Events: s.events, Metrics: prometheus.NewRegistry(), Group: group{s.world, s.name}, Queue: s.q, Settings: s.settings, Resubmit: s.resubmit, Now: s.Now,
-		DuplicateWindow: 5 * 24 * time.Hour})
+		DuplicateWindow: 5 * 24 * time.Hour, Noted: func(n org.Note) {
+			s.world.mu.Lock()
+			defer s.world.mu.Unlock()
+			s.world.notes = append(s.world.notes, n)
+		}})
 	s.net.t = timers{turn: 2 * time.Millisecond, settle: time.Second, report: 0, retry: time.Millisecond, poll: time.Millisecond}
 	s.stops = append(s.stops, s.loop(s.net.Run))
 }

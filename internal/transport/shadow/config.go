@@ -51,6 +51,9 @@ type Deps struct {
 	// Gone is told messages that are not this server's work, at least until
 	// Taken names them. It must not wait.
 	Gone func(ids []mail.TraceID)
+	// Noted has what the room did by itself written into the recovery log. It
+	// must not wait; nil: nobody listens.
+	Noted func(org.Note)
 	// Answer answers Ask of other servers.
 	Answer  func(ctx context.Context, peer org.ServerName, method string, request []byte) ([]byte, error)
 	Version string           // of the program, for the other servers

@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -125,6 +126,14 @@ func (k *Keeper) serveAsk(ctx context.Context, peer org.ServerName, q *askReques
 	return &askAnswer{Answer: b}, nil
 }
 
+// note has something written into the recovery log, some time.
+func (k *Keeper) note(action string, about org.ServerName, why, seen, result string) {
+	if k.d.Noted != nil {
+		k.d.Noted(org.Note{Action: action, Target: string(about), Responder: "Shadow", Cause: why, Result: result,
+			Evidence: []org.RecoveryEvidence{{Item: "Shadow", Target: string(about), Result: "found", Text: seen}}, Every: 10 * time.Minute})
+	}
+}
+
 // Fetch gets the body of a message that is damaged here from another server
 // that has it, and mends the message with it. NotFound where nobody has it.
 func (k *Keeper) Fetch(ctx context.Context, id mail.TraceID) ([]byte, error) {
@@ -151,6 +160,8 @@ func (k *Keeper) Fetch(ctx context.Context, id mail.TraceID) ([]byte, error) {
 		}
 		if err := k.d.Queue.Mend(ctx, id, a.Body); err != nil {
 			k.d.Log.Warn("message not mended", "message", id.String(), "error", err)
+		} else {
+			k.note("RepairQueue", k.me, "the body of a message was damaged", "message "+id.String(), fmt.Sprintf("its body was replaced from %s", s))
 		}
 		return a.Body, nil
 	}

@@ -222,6 +222,9 @@ func TestFetch(t *testing.T) {
 	if got, err := w.nodes["A"].Fetch(t.Context(), id); err != nil || !bytes.Equal(got, want) {
 		t.Fatal(err)
 	}
+	if !w.nodes["A"].noted("RepairQueue", "A") {
+		t.Errorf("the recovery log does not tell: %+v", w.nodes["A"].notes)
+	}
 	w.kill("B")
 	if _, err := w.nodes["A"].Fetch(t.Context(), id); !kind.Is(err, kind.NotFound) {
 		t.Fatal(err)

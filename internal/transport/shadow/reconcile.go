@@ -2,6 +2,9 @@ package shadow
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,8 +165,19 @@ func (k *Keeper) giveWay(ctx context.Context, cs []queue.Change, tell map[org.Se
 	}
 	if len(ids) > 0 {
 		k.d.Gone(ids)
+		k.note("GiveUpMessages", k.me, "other servers took them over while this one was away", fmt.Sprintf("owned now by %v", owners(given)),
+			fmt.Sprintf("%d messages are no longer sent from here", len(ids)))
 	}
 	return left
+}
+
+// owners names the servers that own messages now.
+func owners(cs []queue.Change) []org.ServerName {
+	by := map[org.ServerName]bool{}
+	for _, c := range cs {
+		by[c.By] = true
+	}
+	return slices.Sorted(maps.Keys(by))
 }
 
 // goOn makes messages this server's work again that nobody else has.

@@ -2,6 +2,7 @@ package shadow
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"strings"
 	"time"
@@ -100,6 +101,7 @@ func (k *Keeper) takeFrom(ctx context.Context, row org.QueueRow) bool {
 	}
 	if taken > 0 {
 		k.metrics.takeovers.Inc()
+		k.note("TakeOverQueue", row.Server, row.Why, fmt.Sprintf("fenced, up to epoch %d", row.TakenUpTo), fmt.Sprintf("%d messages are sent by %s", taken, k.me))
 		k.d.Events.Emit(EventTakeover, "This server took over %d messages of %s: %s.", taken, row.Server, row.Why)
 		wake(k.wakeReshadow)
 	}

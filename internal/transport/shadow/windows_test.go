@@ -73,8 +73,10 @@ func TestW3(t *testing.T) {
 	a := offer(2)
 	w.kill("A")
 	w.owner(a.ID, "B")
+	w.eventually(func() bool { return w.nodes["B"].noted("TakeOverQueue", "A") })
 	w.restart("A")
 	w.owner(a.ID, "B")
+	w.eventually(func() bool { return w.nodes["A"].noted("GiveUpMessages", "A") })
 
 	orphan := offer(3)
 	w.until("B", orphan.ID, claimHeld)

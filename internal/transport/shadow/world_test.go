@@ -67,6 +67,22 @@ type node struct {
 	before    func(from org.ServerName, method string)
 	taken     []mail.TraceID
 	gone      []mail.TraceID
+	notes     []org.Note // for the recovery log
+}
+
+// noted tells whether an action is for the recovery log, with its evidence.
+func (n *node) noted(action string, about org.ServerName) bool {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	return slices.ContainsFunc(n.notes, func(x org.Note) bool {
+		return x.Action == action && x.Target == string(about) && x.Cause != "" && x.Result != "" && len(x.Evidence) == 1
+	})
+}
+
+func (n *node) note(x org.Note) {
+	n.w.mu.Lock()
+	defer n.w.mu.Unlock()
+	n.notes = append(n.notes, x)
 }
 
 func newWorld(t testing.TB, names ...org.ServerName) *world {
@@ -155,7 +171,7 @@ func (w *world) start(name org.ServerName) *node {
 	n := w.open(name)
 	k := New(Deps{Group: n, Queue: n.q, Fast: true, Now: w.clock, Events: n.log, Version: "test",
 		Settings: w.group,
-		Taken:    n.tookOver, Gone: n.gaveUp, Answer: n.answer})
+		Taken:    n.tookOver, Gone: n.gaveUp, Answer: n.answer, Noted: n.note})
 	k.peers = n.call
 	w.mu.Lock()
 	n.Keeper = k
