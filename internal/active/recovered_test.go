@@ -137,6 +137,11 @@ func TestReseedDryRun(t *testing.T) {
 				t.Errorf("%s: row %s was changed to %s", mode, k, it.Value)
 			}
 		}
+		for k, was := range before {
+			if it, ok := g.View().Get(k); !ok || string(it.Value) != was {
+				t.Errorf("%s: row %s is not what it was", mode, k)
+			}
+		}
 		all := entries(t, g.View())
 		if len(all) != want {
 			t.Fatalf("%s: %d entries: %+v", mode, len(all), all)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -382,4 +383,29 @@ func TestLeftovers(t *testing.T) {
 		t.Error("something was removed beside a stranger's files")
 	}
 	sameCopies(t, src, k)
+}
+
+// TestCheckSpareWritesNothing: AutoReseed asks the disk one thing before it acts, in
+// dry-run mode too: whether a spare will do. Looking changes nothing there.
+func TestCheckSpareWritesNothing(t *testing.T) {
+	d := newDisks()
+	must(t, d.fs.MkdirAll("/vol2/strange"))
+	must(t, fsx.WriteFile(d.fs, "/vol2/strange/file", []byte("x")))
+	k, err := New(twoVolumes(), Deps{Group: newAgreed().server("MBX1"), FS: d.fs, IndexFS: d.ix, Log: slog.New(slog.DiscardHandler)})
+	must(t, err)
+	d.fs.Inject(func(op fsx.Op) error {
+		switch op.Kind {
+		case fsx.OpRead:
+		default:
+			t.Errorf("looking at a spare does %v %s", op.Kind, op.Path)
+		}
+		return nil
+	})
+	problems, err := k.CheckSpare(t.Context(), "vol2", 1<<20)
+	if err != nil || len(problems) == 0 {
+		t.Errorf("a spare that is not empty will do: %q, %v", problems, err)
+	}
+	if raw, err := fsx.ReadFile(d.fs, "/vol2/strange/file", 10); err != nil || string(raw) != "x" {
+		t.Errorf("what was there is %q: %v", raw, err)
+	}
 }
