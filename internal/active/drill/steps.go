@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"encoding/json"
@@ -58,7 +59,7 @@ func (k Kind) Step(p org.Plan, s org.PlanStep) (plan.Step, bool) {
 	case StepCheck:
 		return k.check(o), true
 	case StepMeasure:
-		return k.measure(o, p), true
+		return k.measure(o, p, s), true
 	case StepMove, StepBack:
 		return k.move(o, s), true
 	case StepReseed:
@@ -152,11 +153,12 @@ func (k Kind) measures(o Order, drill string, ended bool) (got []Measure, missin
 }
 
 // measure waits for the clients. What is undone last of a drill that failed is
-// this step: then the report says that it did.
-func (k Kind) measure(o Order, p org.Plan) plan.Step {
+// this step: then the report says that it did. It is always begun, however early
+// the clients are: what was not begun is not undone.
+func (k Kind) measure(o Order, p org.Plan, s org.PlanStep) plan.Step {
 	return plan.Step{Check: func(context.Context) plan.Finding {
 		_, missing := k.measures(o, p.ID, false)
-		return plan.Finding{Done: len(missing) == 0, Wait: "for " + strings.Join(missing, ", ") + " to measure"}
+		return plan.Finding{Done: s.Tries > 0 && len(missing) == 0, Wait: "for " + cmp.Or(strings.Join(missing, ", "), "clients") + " to measure"}
 	}, Undo: func(ctx context.Context, pen *plan.Pen) error {
 		if _, ok := k.Library.World.View().Get(reportPrefix + p.ID); ok {
 			return nil
