@@ -114,6 +114,12 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
+// idleHeartbeat is the pause between signs of life while there is nothing to tell:
+// longer, and short enough that several may be late within the lease.
+func (c Config) idleHeartbeat() time.Duration {
+	return c.Heartbeat * max(1, c.Lease/4/c.Heartbeat)
+}
+
 // lagMaxDelay is LagMaxDelay as lag.Rules have it.
 func (c Config) lagMaxDelay() time.Duration { return max(0, c.LagMaxDelay) }
 

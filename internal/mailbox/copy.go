@@ -623,6 +623,9 @@ func (c *dbCopy) update(def org.Database, m org.Mount) {
 	if mine.ReplayLag > 0 {
 		c.late.late.Store(true)
 	}
+	if c.lead != nil {
+		c.lead.lookSoon()
+	}
 	c.mu.Unlock()
 	c.late.poke()
 	c.poke()

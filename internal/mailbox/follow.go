@@ -425,7 +425,7 @@ func (f *follower) onBeat(b beat) error {
 	if err := f.checkTerm(b.Term); err != nil {
 		return err
 	}
-	f.learn(b.End, b.Commit)
+	news := f.learn(b.End, b.Commit)
 	if f.seed {
 		return nil
 	}
@@ -435,19 +435,25 @@ func (f *follower) onBeat(b beat) error {
 	// The answer is a promise: this copy leads no newer term within the lease.
 	f.c.mu.Lock()
 	f.c.promised, f.c.promisee = time.Now(), f.source
+	news = news || f.c.state != org.CopyHealthy
 	f.c.mu.Unlock()
-	f.wake()
+	if news {
+		f.wake()
+	}
 	return f.sendAck()
 }
 
-func (f *follower) learn(end, commit org.LSN) {
+// learn notes how far the source is, and tells whether that was not known.
+func (f *follower) learn(end, commit org.LSN) (news bool) {
 	f.c.mu.Lock()
+	news = end > f.c.heardEnd || commit > f.c.commit
 	f.c.heardEnd = max(end, f.c.heardEnd)
 	f.c.commit = max(f.c.commit, commit)
 	f.c.mu.Unlock()
 	f.mu.Lock()
 	f.end = max(f.end, end)
 	f.mu.Unlock()
+	return news
 }
 
 func (f *follower) sendAck() error {

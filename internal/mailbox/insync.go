@@ -13,12 +13,21 @@ import (
 	"github.com/postern-mail/postern/internal/org"
 )
 
+// How often the in-sync set is looked at: often while something is owed, missing
+// or under way, and seldom while all is well, as whatever changes that wakes the
+// loop or takes the grace time to become a reason.
+const (
+	reviewBusy = 25 * time.Millisecond
+	reviewIdle = 250 * time.Millisecond
+)
+
 // memberLoop keeps the in-sync set: it takes out who stalls, before anything
 // is confirmed without it, and takes in who has caught up.
 func (l *leader) memberLoop(ctx context.Context) {
-	tick := time.NewTicker(25 * time.Millisecond)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
+		peers := l.c.k.group.PeersChanged()
 		l.thawIfForgotten(ctx)
 		if err := l.reviewMembers(ctx); err != nil && ctx.Err() == nil {
 			if kind.Is(err, kind.Elsewhere) {
@@ -27,13 +36,34 @@ func (l *leader) memberLoop(ctx context.Context) {
 			}
 			l.c.log.Warn("in-sync set", "err", err)
 		}
+		next.Reset(l.reviewPause(time.Now()))
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-		case <-l.c.k.group.PeersChanged():
+		case <-next.C:
+		case <-l.look:
+		case <-peers:
 		}
 	}
+}
+
+// lookSoon has the in-sync set looked at now.
+func (l *leader) lookSoon() {
+	select {
+	case l.look <- struct{}{}:
+	default:
+	}
+}
+
+// reviewPause is the time until the set has to be looked at again, if nothing
+// wakes the loop before.
+func (l *leader) reviewPause(now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.stopped.IsZero() || len(l.members) == 0 && !l.alone {
+		return reviewBusy
+	}
+	return membersPause(slices.Collect(maps.Values(l.members)), l.c.k.cfg.Grace, now)
 }
 
 // reviewMembers judges the set once and carries the verdict out.

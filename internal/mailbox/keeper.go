@@ -33,6 +33,7 @@ const StatusSection = "copies"
 type Keeper struct {
 	cfg     Config
 	deps    Deps
+	began   time.Time // beats are at whole multiples of their pause since
 	group   Group
 	me      org.ServerName
 	fs      fsx.FS
@@ -89,7 +90,7 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 		d.IndexFS = vfs.Default
 	}
 	k := &Keeper{
-		cfg: cfg, deps: d, group: d.Group, me: d.Group.Name(), fs: d.FS,
+		cfg: cfg, deps: d, began: time.Now(), group: d.Group, me: d.Group.Name(), fs: d.FS,
 		volumes: map[org.VolumeName]*volume{}, report: make(chan struct{}, 1), ops: copyOps(),
 		copies: map[org.DatabaseName]*running{}, epochs: map[org.DatabaseName]*mountEpoch{},
 		peers: map[org.ServerName]peerReport{}, ctx: context.Background(),

@@ -44,6 +44,8 @@ type leader struct {
 	next    journal.Position // where the next record goes
 	frozen  bool             // handing over: nothing new is sequenced
 
+	look chan struct{} // buffered: the in-sync set is to be looked at
+
 	mu      sync.Mutex // guards the rest
 	changed chan struct{}
 	build   piece   // the write that is being gathered
@@ -134,7 +136,7 @@ func newLeader(c *dbCopy, m org.Mount, fail func(error)) *leader {
 	end := c.jn.End()
 	l := &leader{
 		c: c, term: m.Term, start: time.Now(), planner: store.NewPlanner(c.index(), c.k.cfg.DuplicateWindow), next: end,
-		changed: make(chan struct{}), local: end.LSN, applied: c.index().Applied().LSN, begun: end.LSN,
+		look: make(chan struct{}, 1), changed: make(chan struct{}), local: end.LSN, applied: c.index().Applied().LSN, begun: end.LSN,
 		commit: max(c.index().Applied().LSN, min(c.commitEnd(), end.LSN)),
 		build:  piece{from: end, to: end}, mount: m,
 		members: map[org.ServerName]*member{}, lines: map[org.ServerName]int{}, conns: map[org.ServerName]io.Closer{}, fail: fail,

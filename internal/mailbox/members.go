@@ -155,5 +155,24 @@ func (m *member) stalls(r rules, now time.Time) bool {
 		!m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace
 }
 
+// settled tells that nothing can make it leave the set, but what wakes who looks
+// after the set, or silence and debts that last for the grace time.
+func (m *member) settled() bool {
+	return m.inSync && !m.joining && m.connected && m.behindSince.IsZero() && !m.short && !m.gone && !m.leaving
+}
+
+// membersPause is how long nobody has to look at the set. A debt that begins
+// meanwhile is seen long before the grace time is over, and silence when it is.
+func membersPause(ms []*member, grace time.Duration, now time.Time) time.Duration {
+	pause := min(reviewIdle, grace/4)
+	for _, m := range ms {
+		if !m.settled() {
+			return reviewBusy
+		}
+		pause = min(pause, m.spoke.Add(grace).Sub(now))
+	}
+	return max(pause, reviewBusy)
+}
+
 // enterWithin is how far from the end a copy may be to enter the in-sync set.
 const enterWithin = 4 << 20

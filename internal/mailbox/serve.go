@@ -163,7 +163,8 @@ type feed struct {
 	pos  journal.Position
 	// whole sends, without a leader, all that is in the log.
 	whole bool
-	keep  bool // also bodies that nobody needs here
+	keep  bool    // also bodies that nobody needs here
+	told  org.LSN // what the peer was told to be confirmed
 }
 
 func (f *feed) run(ctx context.Context) error {
@@ -189,13 +190,13 @@ func (f *feed) run(ctx context.Context) error {
 			}
 		}()
 	}
-	nextBeat := time.Now()
+	var beat time.Time // the last
 	for ctx.Err() == nil {
-		if now := time.Now(); !now.Before(nextBeat) {
+		if now := time.Now(); !now.Before(f.nextBeat(beat, f.confirmed())) {
 			if err := f.beat(now); err != nil {
 				return err
 			}
-			nextBeat = now.Add(f.c.k.cfg.Heartbeat)
+			beat = now
 		}
 		sent, err := f.sendSome(ctx)
 		if err != nil {
@@ -207,30 +208,25 @@ func (f *feed) run(ctx context.Context) error {
 		if f.l == nil {
 			return nil
 		}
-		f.pause(ctx, time.Until(nextBeat))
-		if f.l != nil && f.l.over() {
+		f.pause(ctx, beat)
+		if f.l.over() {
 			return f.l.ended
 		}
 	}
 	return ctx.Err()
 }
 
-// pause waits for more log, or for the next beat.
-func (f *feed) pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(max(d, 0))
-	defer t.Stop()
-	var more <-chan struct{}
-	if f.l != nil {
-		f.l.mu.Lock()
-		// Only a position beyond what was sent is news.
-		if f.c.w.end() <= f.pos.LSN {
-			more = f.l.changed
-		} else {
-			f.l.mu.Unlock()
-			return
-		}
+// pause waits for more log, or for the beat after the last one.
+func (f *feed) pause(ctx context.Context, last time.Time) {
+	f.l.mu.Lock()
+	if f.c.w.end() > f.pos.LSN { // only a position beyond what was sent is news
 		f.l.mu.Unlock()
+		return
 	}
+	more, due := f.l.changed, f.nextBeat(last, f.l.commit)
+	f.l.mu.Unlock()
+	t := time.NewTimer(max(0, time.Until(due)))
+	defer t.Stop()
 	select {
 	case <-ctx.Done():
 	case <-t.C:
@@ -246,7 +242,33 @@ func (f *feed) beat(now time.Time) error {
 		b.Sent = int64(now.Sub(f.l.start))
 		f.l.mu.Unlock()
 	}
+	f.told = b.Commit
 	return f.s.send(frameBeat, b.encode())
+}
+
+// nextBeat is when the beat after the last one is due, with what is confirmed now.
+// A peer that was told all there is needs it for the lease only. The beats of all
+// streams come at the same moments: a server that is woken once for all of them does
+// not spend its time on waking.
+func (f *feed) nextBeat(last time.Time, commit org.LSN) time.Time {
+	if last.IsZero() {
+		return last
+	}
+	pause := f.c.k.cfg.Heartbeat
+	if commit == f.told {
+		pause = f.c.k.cfg.idleHeartbeat()
+	}
+	return last.Add(pause - last.Sub(f.c.k.began)%pause)
+}
+
+// confirmed is what the peer should know to be confirmed.
+func (f *feed) confirmed() org.LSN {
+	if f.l == nil {
+		return f.c.commitEnd()
+	}
+	f.l.mu.Lock()
+	defer f.l.mu.Unlock()
+	return f.l.commit
 }
 
 func (c *dbCopy) commitEnd() org.LSN {
@@ -271,7 +293,7 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 			for _, p := range ps {
 				parts = append(parts, p.data)
 			}
-			f.pos = h.To
+			f.pos, f.told = h.To, h.Commit
 			f.l.owed(f.peer, f.pos.LSN)
 			return true, f.s.send(frameData, parts...)
 		}
@@ -310,7 +332,7 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	f.pos = ch.End
+	f.pos, f.told = ch.End, h.Commit
 	if f.l != nil {
 		f.l.owed(f.peer, f.pos.LSN)
 	}
@@ -344,6 +366,7 @@ func (l *leader) doubt(s org.ServerName) {
 		if m.connected {
 			m.connected, m.lostAt = false, time.Now()
 		}
+		l.lookSoon()
 	}
 }
 
@@ -366,6 +389,7 @@ func (l *leader) connect(s org.ServerName, at org.LSN, conn io.Closer) int {
 		// It may hold by now what an earlier stream did not live to acknowledge.
 		l.bump()
 		l.advance()
+		l.lookSoon()
 	}
 	return l.lines[s]
 }
@@ -380,6 +404,7 @@ func (l *leader) disconnect(s org.ServerName, line int) {
 	if m := l.members[s]; m != nil {
 		m.connected, m.lostAt = false, time.Now()
 		l.bump()
+		l.lookSoon()
 	}
 }
 

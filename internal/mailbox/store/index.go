@@ -110,6 +110,7 @@ func (ix *Index) options(o Options) *pebble.Options {
 			},
 		},
 	}
+	p.Experimental.CompactionScheduler = newCompactions()
 	if o.Cache == nil {
 		p.CacheSize = 8 << 20
 	}
