@@ -82,7 +82,8 @@ type dbCopy struct {
 	crawlTo     org.LSN // where the log ended when the index was begun anew from it
 	// gathering is what is to be taken from another copy than the active one.
 	gathering *gatherOrder
-	network   string // its log comes by
+	network   string    // its log comes by
+	following *follower // of the active copy, while there is one
 	// seedCount is the last ordered seed that was begun.
 	seedCount int
 
@@ -92,6 +93,7 @@ type dbCopy struct {
 	spoiled   error
 	spoiledAt int
 
+	aside    atomic.Bool // there may be parts that were set aside and not offered yet
 	repairs  atomic.Uint64
 	lastTime atomic.Int64 // of the newest record that was applied, Unix nanoseconds; 0: not known
 	markers  markerBook
@@ -467,6 +469,7 @@ func (c *dbCopy) open() error {
 	if err := fs.MkdirAll(c.asideDir()); err != nil {
 		return err
 	}
+	c.aside.Store(true)
 	if err := c.loadCheckpoints(); err != nil {
 		return err
 	}

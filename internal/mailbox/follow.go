@@ -189,7 +189,7 @@ func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.T
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	s := newStream(conn, streamStall)
-	s.unzip, h.Zip, h.Keep = c.k.zip(), true, c.keepsRemoved()
+	s.unzip, h.Zip, h.Keep, h.Joint = c.k.zip(), true, c.keepsRemoved(), true
 	a, err := c.greet(s, term, h)
 	if err != nil {
 		return err
@@ -234,6 +234,10 @@ func (c *dbCopy) followAs(ctx context.Context, source org.ServerName, term org.T
 		}
 	} else if behind > 0 && !h.Whole {
 		c.setState(org.CopyResynchronizing, "catching up with "+string(source))
+	}
+	if !seed && !h.Whole {
+		c.follows(f)
+		defer c.follows(nil)
 	}
 	return f.run(ctx)
 }
@@ -396,6 +400,10 @@ func (f *follower) receive(ctx context.Context) error {
 				return err
 			}
 			if err := f.onBeat(b); err != nil {
+				return err
+			}
+		case frameJoint:
+			if err := f.onJoint(p); err != nil {
 				return err
 			}
 		case frameData, frameChunk:

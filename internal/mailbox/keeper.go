@@ -45,6 +45,7 @@ type Keeper struct {
 	seeds   seedSlots
 	zip     func() *zipper // made when it is needed first
 	leaving leaving
+	joints  joints
 	pasts   pastBook
 	// impossible counts changes of state that were refused (org.CopyMay).
 	impossible atomic.Uint64

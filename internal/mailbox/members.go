@@ -17,7 +17,7 @@ type member struct {
 	joining   bool
 	connected bool      // has a stream
 	lostAt    time.Time // when the stream went, zero while connected
-	spoke     time.Time // when it was last heard on its stream
+	spoke     time.Time // when it was last heard on its stream, or of it by a joint beat
 	acked     org.LSN   // durable there, as far as it told
 	// behindSince is when it was first owed something it has not
 	// acknowledged, zero when it has all it was sent.

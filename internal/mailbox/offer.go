@@ -21,14 +21,19 @@ import (
 func (c *dbCopy) offerLoop(ctx context.Context) {
 	wait := time.Second
 	for sleep(ctx, wait) {
+		if !c.aside.Swap(false) {
+			continue
+		}
 		names, err := c.vol.fs.List(c.asideDir())
 		if err != nil {
+			c.aside.Store(true)
 			continue
 		}
 		for _, n := range names {
 			if !strings.HasSuffix(n, ".log") {
 				continue
 			}
+			c.aside.Store(true) // until there is none left
 			path := filepath.Join(c.asideDir(), n)
 			count, err := c.offer(ctx, path)
 			if err != nil {

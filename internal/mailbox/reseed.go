@@ -160,6 +160,7 @@ func (c *dbCopy) cutAt(at journal.Position) error {
 	if err := c.jn.Cut(at, aside); err != nil {
 		return err
 	}
+	c.aside.Store(true)
 	c.w.reset()
 	c.mu.Lock()
 	c.commit = min(c.commit, at.LSN)

@@ -66,7 +66,7 @@ func (k *Keeper) serveLog(ctx context.Context, peer org.ServerName, conn net.Con
 	if p := k.deps.Paths; h.Zip && p != nil && p.Compresses(peer, conn, h.Seed || int64(c.jn.End().LSN)-int64(pos.LSN) > seedBehind) {
 		s.zip = k.zip()
 	}
-	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos, whole: h.Whole, keep: h.Keep}).run(inside)
+	err := (&feed{c: c, l: l, s: s, peer: peer, pos: pos, whole: h.Whole, keep: h.Keep, joint: h.Joint && l != nil}).run(inside)
 	k.deps.Log.Debug("log stream ended", "database", h.Database, "peer", peer, "err", err)
 }
 
@@ -165,18 +165,23 @@ type feed struct {
 	whole bool
 	keep  bool    // also bodies that nobody needs here
 	told  org.LSN // what the peer was told to be confirmed
+	joint bool    // the peer reads joint beats
+	line  int     // number of the connection, for a leader
 }
 
 func (f *feed) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if f.l != nil {
-		line := f.l.connect(f.peer, f.pos.LSN, f.s.c)
-		defer f.l.disconnect(f.peer, line)
+		f.line = f.l.connect(f.peer, f.pos.LSN, f.s.c)
+		defer f.l.disconnect(f.peer, f.line)
+		if f.joint {
+			defer f.c.k.joints.add(f)()
+		}
 		go func() {
 			defer cancel()
 			defer f.s.c.Close()
-			f.readAcks(line)
+			f.readAcks(f.line)
 		}()
 		stop := context.AfterFunc(ctx, func() { f.s.c.Close() })
 		defer stop()
@@ -190,10 +195,16 @@ func (f *feed) run(ctx context.Context) error {
 			}
 		}()
 	}
-	var beat time.Time // the last
+	var beat, own time.Time // the last, and the last on this stream
 	for ctx.Err() == nil {
 		if now := time.Now(); !now.Before(f.nextBeat(beat, f.confirmed())) {
-			if err := f.beat(now); err != nil {
+			if !f.spared(now, own) {
+				if err := f.beat(now); err != nil {
+					return err
+				}
+				own = now
+			}
+			if err := f.beatJointly(now); err != nil {
 				return err
 			}
 			beat = now
@@ -342,6 +353,11 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 func (f *feed) readAcks(line int) {
 	for {
 		t, p, err := f.s.recv()
+		if err == nil && t == frameJoint {
+			if err = f.answered(p); err == nil {
+				continue
+			}
+		}
 		if err != nil || t != frameAck {
 			return
 		}

@@ -70,11 +70,16 @@ func (l limitedFS) Free(path string) (free, total int64, err error) {
 	return max(0, min(free, l.v.MaxSize-l.v.used())), min(total, l.v.MaxSize), nil
 }
 
-// used sums what the volume's folder takes on disk, looked at anew at most
-// once a second by one caller; others get the sum before.
+// used sums what the volume's folder takes on disk, looked at anew by one caller at
+// most once a second, or each three seconds where that is far from the limit; others
+// get the sum before.
 func (v *volume) used() int64 {
 	v.mu.Lock()
-	if v.walking || time.Since(v.walked) < time.Second {
+	pause := time.Second
+	if v.usedBytes < v.MaxSize/2 {
+		pause *= 3
+	}
+	if v.walking || time.Since(v.walked) < pause {
 		defer v.mu.Unlock()
 		return v.usedBytes
 	}

@@ -30,6 +30,7 @@ const (
 	frameBeat      = 'B' // source: sign of life, end of log, what is confirmed
 	frameAck       = 'K' // follower: what is durable here
 	frameLandmarks = 'L' // follower: positions of my log
+	frameJoint     = 'J' // both: signs of life for several databases; only from and to who says it can read them
 	frameZip       = 'Z' // source: a data or chunk frame, compressed; only to who says it can read it
 )
 
@@ -54,6 +55,8 @@ type hello struct {
 	// Keep asks for bodies that nobody needs any more, as far as they are still
 	// there: this copy shows what was there some time ago.
 	Keep bool `cbor:"8,keyasint,omitempty"`
+	// Joint tells that joint beats can be read here.
+	Joint bool `cbor:"9,keyasint,omitempty"`
 }
 
 // accept answers hello.
