@@ -75,7 +75,7 @@ func NewDesk(cfg Config, deps DeskDeps) (*Desk, error) {
 		deps.Clock = systemClock{}
 	}
 	if deps.Notes == nil {
-		deps.Notes = NewNotes(deps.Log)
+		deps.Notes = NewNotes(deps.Log, cfg.Fast)
 	}
 	d := &Desk{cfg: cfg, deps: deps, pace: paceOf(cfg), began: time.Now(), stopping: make(chan struct{})}
 	d.items = Join(builtIn(d.hungProbes), deps.Items)

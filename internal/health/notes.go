@@ -31,12 +31,12 @@ const (
 // of errors or a copy that comes and goes does not fill the log. The zero value is
 // not ready: NewNotes.
 type Notes struct {
-	log *slog.Logger
+	log     *slog.Logger
+	stretch time.Duration // what pauses are divided by
 
 	mu   sync.Mutex // guards the rest
 	open map[noteKey]*gathered
 	lost int // notes that found no room
-	seq  uint64
 }
 
 // noteKey is what an entry is about.
@@ -54,9 +54,9 @@ type gathered struct {
 	row     org.Recovery
 }
 
-// NewNotes makes an empty table.
-func NewNotes(log *slog.Logger) *Notes {
-	return &Notes{log: log, open: map[noteKey]*gathered{}}
+// NewNotes makes an empty table. With fast its pauses are short, for tests.
+func NewNotes(log *slog.Logger, fast bool) *Notes {
+	return &Notes{log: log, stretch: paceOf(Config{Fast: fast}).stretch, open: map[noteKey]*gathered{}}
 }
 
 // Take has a note written soon. It never blocks, and is safe for concurrent use.
@@ -78,7 +78,7 @@ func (n *Notes) take(x org.Note, now time.Time) {
 	at := now.UTC()
 	if g.count == 0 {
 		g.row = org.Recovery{Action: x.Action, Target: x.Target, Responder: x.Responder, Begun: at, Cause: shorten(x.Cause, 512)}
-		g.objects, g.every = nil, cmp.Or(x.Every, noteEvery)
+		g.objects, g.every = nil, cmp.Or(x.Every, noteEvery)/n.stretch
 		if due := now.Add(noteGather); due.After(g.due) {
 			g.due = due
 		}

@@ -21,7 +21,7 @@ func evicted(server, db string) org.Note {
 // more when its pause is over.
 func TestNotesGather(t *testing.T) {
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	n := NewNotes(slog.New(slog.DiscardHandler))
+	n := NewNotes(slog.New(slog.DiscardHandler), false)
 	due := func(after time.Duration) (out []string) {
 		for _, r := range n.due(at.Add(after), false, func(at time.Time) string { return at.Format("150405") }) {
 			out = append(out, fmt.Sprintf("%s %s %s: %s, %d results, ended %s", r.ID, r.Action, r.Target, r.Result, len(r.Evidence), r.Ended.Format("150405")))
@@ -62,7 +62,7 @@ func TestNotesGather(t *testing.T) {
 // cost no more; texts are cut.
 func TestNotesAreBounded(t *testing.T) {
 	at := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
-	n := NewNotes(slog.New(slog.DiscardHandler))
+	n := NewNotes(slog.New(slog.DiscardHandler), false)
 	for i := range 10 * noteKeys {
 		x := evicted(fmt.Sprintf("MBX%d", i), "DB01")
 		x.Cause, x.Result = strings.Repeat("é", 5000), strings.Repeat("x", 5000)

@@ -559,7 +559,10 @@ func (l *leader) thawIfForgotten(ctx context.Context) {
 	}
 	if err := l.thaw(ctx); err != nil {
 		l.c.log.Warn("take a forgotten handover back", "err", err)
+		return
 	}
+	l.c.k.note(org.Note{Action: actThaw, Target: string(l.c.name), Responder: "Store", Cause: "a handover was begun and nobody ended it",
+		Evidence: proof("Store", l.c.name, "frozen", "for more than %s", handoverLimit), Result: "it leads again in the same term"})
 }
 
 // thaw takes a handover back: the mount row gets a new revision first, so that

@@ -66,11 +66,19 @@ type verdict struct {
 	why map[org.ServerName]string
 }
 
+// because notes why somebody is removed or added: seldom, so the map is made then.
+func (v *verdict) because(s org.ServerName, why string) {
+	if v.why == nil {
+		v.why = map[org.ServerName]string{}
+	}
+	v.why[s] = why
+}
+
 // judge decides who leaves and who enters the in-sync set (design 5.2). It
 // reads nothing but its arguments. tail is the end of what was sent, commit
 // what is confirmed.
 func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
-	v := verdict{why: map[org.ServerName]string{}}
+	var v verdict
 	left := 0
 	for _, m := range ms {
 		if !m.inSync && !m.joining {
@@ -78,7 +86,7 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		}
 		if why := m.fails(tail, r, now); why != "" {
 			v.remove = append(v.remove, m.server)
-			v.why[m.server] = why
+			v.because(m.server, why)
 		} else {
 			left++
 		}
@@ -88,7 +96,7 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		// copy and one more.
 		if m.leaving && (m.inSync || m.joining) && left >= 2 && !slices.Contains(v.remove, m.server) {
 			v.remove = append(v.remove, m.server)
-			v.why[m.server] = "its server is to have no part in the group's work (component high_availability)"
+			v.because(m.server, "its server is to have no part in the group's work (component high_availability)")
 			left--
 		}
 	}
@@ -103,7 +111,7 @@ func judge(ms []*member, tail, commit org.LSN, r rules, now time.Time) verdict {
 		}
 		if m.acked >= commit {
 			v.add = append(v.add, m.server)
-			v.why[m.server] = fmt.Sprintf("it has stored all that is confirmed, to position %d of %d", m.acked, tail)
+			v.because(m.server, fmt.Sprintf("it has stored all that is confirmed, to position %d of %d", m.acked, tail))
 		} else if !m.joining {
 			v.await = append(v.await, m.server)
 		}

@@ -15,19 +15,20 @@ import (
 // What the room does by itself, as the recovery log names it. Routine work (log
 // that is trimmed or written again, checkpoints, states of copies) is not among it.
 const (
-	actRepair       = "RepairCopy"    // damaged data replaced from another copy
-	actEvict        = "Evict"         // a copy taken out of the in-sync set
-	actAdmit        = "Admit"         // a copy taken in again
-	actAlone        = "ConfirmAlone"  // changes confirmed on one copy only
-	actAgain        = "MountAgain"    // the active copy's process began anew
-	actPlayDown     = "PlayDownLag"   // a lagged copy replays all it has
-	actLagAgain     = "RestoreLag"    // and lags again
-	actCloseVolume  = "CloseVolume"   // nothing is read or written there
-	actOpenVolume   = "OpenVolume"    // it is used again
-	actCut          = "SetLogAside"   // log that is not in the active's history
-	actOffer        = "OfferMessages" // what was set aside is delivered
-	actRebuildIndex = "RebuildIndex"  // an index made anew from the log
-	actSeedAgain    = "SeedAgain"     // a copy that cannot follow any more begins anew
+	actRepair       = "RepairCopy"       // damaged data replaced from another copy
+	actEvict        = "Evict"            // a copy taken out of the in-sync set
+	actAdmit        = "Admit"            // a copy taken in again
+	actAlone        = "ConfirmAlone"     // changes confirmed on one copy only
+	actAgain        = "MountAgain"       // the active copy's process began anew
+	actThaw         = "TakeBackHandover" // a move that was begun and forgotten
+	actPlayDown     = "PlayDownLag"      // a lagged copy replays all it has
+	actLagAgain     = "RestoreLag"       // and lags again
+	actCloseVolume  = "CloseVolume"      // nothing is read or written there
+	actOpenVolume   = "OpenVolume"       // it is used again
+	actCut          = "SetLogAside"      // log that is not in the active's history
+	actOffer        = "OfferMessages"    // what was set aside is delivered
+	actRebuildIndex = "RebuildIndex"     // an index made anew from the log
+	actSeedAgain    = "SeedAgain"        // a copy that cannot follow any more begins anew
 )
 
 // noteSeldom is the pause between two entries of the recovery log about what

@@ -73,7 +73,7 @@ type mailWorker struct {
 // when all doors are open. The data folder has to be a member of a group
 // (Init, Join).
 func Run(ctx context.Context, cfg Config, log *slog.Logger, link HostLink) error {
-	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log), link: link, faults: newFaults(cfg), notes: health.NewNotes(log)}
+	w := &mailWorker{cfg: cfg, log: log, events: event.NewLog(log), link: link, faults: newFaults(cfg), notes: health.NewNotes(log, cfg.healthConfig().Fast)}
 	stages := newStages(log)
 	err := w.start(ctx, stages)
 	if err == nil {
