@@ -242,6 +242,10 @@ func TestDecisionsKept(t *testing.T) {
 	if len(all) != decisionsKept || all[0].Number != 5 || all[7].Number != 12 || all[7].Why != "for the 12. time" {
 		t.Errorf("%d decisions, the last %+v", len(all), all[len(all)-1])
 	}
+	log := strings.Join(sentences(m), "\n")
+	if !strings.Contains(log, "for the 12. time") {
+		t.Errorf("postern active log:\n%s", log)
+	}
 	if ws, err := m.why("DB0001", 2); err != nil || len(ws) < 6 || ws[0].Decision.Number != 12 {
 		t.Errorf("%+v, %v", ws, err)
 	}
@@ -326,4 +330,12 @@ func BenchmarkFailover(b *testing.B) {
 			}
 		})
 	}
+}
+
+// sentences are what postern active log shows.
+func sentences(m *Manager) (out []string) {
+	for _, s := range m.collect() {
+		out = append(out, s.Text)
+	}
+	return out
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/postern-mail/postern/internal/active/site"
@@ -88,6 +89,47 @@ func TestPrimaryIsInRecoveryLog(t *testing.T) {
 	if m.Primary() != "MBX02" || !found {
 		t.Errorf("%s has the role; %+v", m.Primary(), entries(t, f.View()))
 	}
+}
+
+// TestPreferenceMoves: inside the window databases go back as often as the pause
+// says and not at all where it is negative; postern active rebalance does it now.
+func TestPreferenceMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for every, want := range map[time.Duration]int{time.Hour: 3, 24 * time.Hour: 1, -1: 0} {
+			f := newFake(t, 3, 1)
+			m := f.manager(Config{BalanceWindow: "00:00-23:59", PreferenceMoveFrequency: every}, Deps{})
+			home := 0
+			for range 12 { // every quarter of an hour: somebody moves it away, and the primary looks
+				if f.mount("DB0001").Active == "MBX01" {
+					if _, err := m.Move(t.Context(), Order{Database: "DB0001", To: "MBX02", Why: "by hand"}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				term := f.mount("DB0001").Term
+				m.rebalanceSometimes(t.Context(), f.View())
+				m.beside.Wait()
+				home += int(f.mount("DB0001").Term - term)
+				time.Sleep(15 * time.Minute)
+			}
+			if home != want {
+				t.Errorf("a look each %s: %d times home in three hours, want %d", every, home, want)
+			}
+			if f.mount("DB0001").Active == "MBX01" {
+				continue
+			}
+			for _, c := range Commands(m) {
+				if c.Name() != "active rebalance" {
+					continue
+				}
+				if _, err := c.Run(t.Context(), rebalanceArgs{DryRun: true}); err != nil || f.mount("DB0001").Active == "MBX01" {
+					t.Errorf("dry run: %v, active on %s", err, f.mount("DB0001").Active)
+				}
+				if _, err := c.Run(t.Context(), rebalanceArgs{}); err != nil || f.mount("DB0001").Active != "MBX01" {
+					t.Errorf("active rebalance: %v, active on %s", err, f.mount("DB0001").Active)
+				}
+			}
+		}
+	})
 }
 
 // TestBalanceDryRun: inside the balance window a dry run writes down what would be

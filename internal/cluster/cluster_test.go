@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -176,6 +177,22 @@ func three(t *testing.T, tweak ...func(*Config)) [3]*node {
 	return g
 }
 
+// order runs a command at a server.
+func order(t *testing.T, n *node, name string, in any) any {
+	t.Helper()
+	for _, c := range Commands(n.Cluster) {
+		if c.Name() == name {
+			out, err := c.Run(t.Context(), in)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			return out
+		}
+	}
+	t.Fatalf("no command %s", name)
+	return nil
+}
+
 func put(key, value string) Txn { return Txn{Then: []Op{{Key: key, Value: []byte(value)}}} }
 
 func TestGroupOfOne(t *testing.T) {
@@ -221,5 +238,19 @@ func TestGroupOfThree(t *testing.T) {
 			}
 			return len(n.Peers()) == 2
 		})
+	}
+	list, ok := order(t, g[0], "server list", command.None{}).([]ServerInfo)
+	if !ok || len(list) != 3 || list[1].Server != "MBX2" || list[1].State != string(PeerUp) || !list[1].Alive || !list[1].Votes || list[1].Role != "member" {
+		t.Errorf("server list: %+v", list)
+	}
+	st, ok := order(t, g[1], "cluster status", command.None{}).(Status)
+	if !ok || !st.Quorum || st.Leader == "" || len(st.Members) != 3 || len(st.Alarms) != 0 || st.Server != "MBX2" {
+		t.Errorf("cluster status: %+v", st)
+	}
+	two := 2
+	order(t, g[2], "server set", setServerArgs{Server: "MBX2", Policy: org.ActivationBlocked, Maximum: &two, Dial: org.DialBestAvailability})
+	d, ok := order(t, g[2], "server show", serverArg{"MBX2"}).(ServerDetails)
+	if !ok || d.ActivationPolicy != org.ActivationBlocked || d.MaximumActive != 2 || d.AutoDatabaseMountDial != org.DialBestAvailability || d.State != string(PeerUp) {
+		t.Errorf("server show: %+v", d)
 	}
 }

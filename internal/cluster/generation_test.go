@@ -110,6 +110,41 @@ func TestForcedRows(t *testing.T) {
 	}
 }
 
+// TestVoters: five vote at most, of four three; whoever has been there longest
+// gets a vote that became free, a witness before all others, a silent one never.
+func TestVoters(t *testing.T) {
+	server := func(n int, votes bool) org.Server {
+		return org.Server{Name: org.ServerName(fmt.Sprintf("M%d", n)), Voter: votes, Joined: time.Unix(int64(n), 0)}
+	}
+	group := func(voters, all int) (out []org.Server) {
+		for n := range all {
+			out = append(out, server(n+1, n < voters))
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name    string
+		servers []org.Server
+		silent  org.ServerName
+		want    org.ServerName
+	}{
+		{"alone", group(1, 1), "", ""},
+		{"the second", group(1, 2), "", "M2"},
+		{"the third", group(2, 3), "", "M3"},
+		{"four have three votes", group(3, 4), "", ""},
+		{"five have five", group(3, 5), "", "M4"},
+		{"sixteen have five", group(5, 16), "", ""},
+		{"a voter was removed", group(5, 16)[1:], "", "M6"},
+		{"the next one is silent", group(5, 16)[1:], "M6", "M7"},
+		{"a witness goes before", append(group(2, 3), org.Server{Name: "W", Witness: true, Joined: time.Unix(99, 0)}), "", "W"},
+	} {
+		got, ok := nextVoter(c.servers, func(s org.ServerName) bool { return s != c.silent })
+		if got != c.want || ok != (c.want != "") {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 // TestAlternateWitness: it votes as soon as no other witness does.
 func TestAlternateWitness(t *testing.T) {
 	all := func(org.ServerName) bool { return true }

@@ -2,7 +2,9 @@ package health
 
 import (
 	"context"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +22,50 @@ func whole(look Look, targets List) Items {
 		VolumeItems(Volumes{targets, look, look, look, look}), ActiveItems(Active{look, look}), TransportItems(Queues{look, look, look, look, look, look}),
 		MachineItems(Machine{look, look, look, look}), LinkItems(Links{Peers: targets, Certificates: targets, PathList: targets, Offset: look, Ends: look, State: look, Margin: look,
 			Paths: look, Client: look, Names: look}))...)
+}
+
+// catalogueFile is everything that is watched, as postern health definitions
+// tells it: each set with its group, each probe, each monitor with its rule in
+// units and its timeline, and below it what is done in which state.
+const catalogueFile = "testdata/catalogue.golden"
+
+// TestDefinitions compares the whole catalogue with catalogueFile. UPDATE=1
+// writes it anew; read the difference before you keep it. No step of any chain
+// touches the machine itself.
+func TestDefinitions(t *testing.T) {
+	d := &Desk{items: Join(builtIn(nil), whole(nil, nil)).sorted()}
+	rows, err := d.definitions(definitionArgs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, r := range rows {
+		line := strings.Join(slices.DeleteFunc([]string{r.Type, r.Item, r.Where, r.Every, r.Rule}, func(s string) bool { return s == "" }), " | ")
+		switch r.Type {
+		case "set":
+			line = "\n" + line
+		case typeResponder:
+			line = "    " + r.Item + ": " + r.Rule + " " + r.Doc
+		default:
+			line = "  " + line
+		}
+		b.WriteString(line + "\n")
+		if strings.Contains(r.Rule, string(RebootHook)) {
+			t.Errorf("a host is rebooted: %+v", r)
+		}
+	}
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(catalogueFile, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(catalogueFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); got != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
 }
 
 func TestCatalogue(t *testing.T) {

@@ -226,7 +226,7 @@ func changeCommands(d *Desk) []command.Command {
 		command.New(command.Command{Noun: "health", Verb: "override add", Short: "Change a property of a probe, a monitor or a responder for a time", Changes: true, Dangerous: true,
 			Long: "It takes effect at once. One bound is wanted: --for, --version or --until-removed. What would switch off every monitor of the critical health sets, " +
 				"or more than half of all items, is refused (Exchange: Add-ServerMonitoringOverride, Add-GlobalMonitoringOverride).",
-			Example: `postern health override add 'DiskSpace\Low' Threshold 20 --for 48h --why "archive is being moved"`}, d.overrideAdd),
+			Example: `postern health override add 'CPU\StealHigh' Threshold 10 --for 48h --why "the host is being moved"`}, d.overrideAdd),
 		command.New(command.Command{Noun: "health", Verb: "override remove", Short: "End an override", Changes: true}, d.overrideRemove),
 		command.New(command.Command{Noun: "health", Verb: "recovery mode", Short: "Set whether repairs are done, only written down, or off", Changes: true, Dangerous: true,
 			Long: "In dry-run mode the same judgement is made and written to the recovery log, and nothing else is done. A mode for a health set goes before one for a server, " +

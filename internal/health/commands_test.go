@@ -56,8 +56,16 @@ func TestCommands(t *testing.T) {
 		wait(time.Minute)
 
 		rows, err := call[[]MonitorRow](t, s, "health server", serverArgs{Set: "IMAP.Protocol"})
-		if err != nil || len(rows) != 1 || rows[0].State != org.HealthOK || rows[0].Component != "Active" || !rows[0].HA {
+		if err != nil || len(rows) != 1 || rows[0].State != org.HealthOK || rows[0].Component != "Active" || !rows[0].HA || rows[0].Since.IsZero() {
 			t.Errorf("health server: %+v, %v", rows, err)
+		}
+		all, err := call[[]MonitorRow](t, s, "health server", serverArgs{})
+		if err != nil || !slices.ContainsFunc(all, func(r MonitorRow) bool { return !r.HA }) {
+			t.Errorf("health server without a filter: %+v, %v", all, err)
+		}
+		only, err := call[[]MonitorRow](t, s, "health server", serverArgs{HA: true})
+		if err != nil || len(only) == 0 || len(only) >= len(all) || slices.ContainsFunc(only, func(r MonitorRow) bool { return !r.HA }) {
+			t.Errorf("health server --ha-impacting: %+v, %v", only, err)
 		}
 		if _, err := call[[]MonitorRow](t, s, "health server", serverArgs{Server: "MBX9"}); !kind.Is(err, kind.NotFound) {
 			t.Errorf("an unknown server: %v", err)

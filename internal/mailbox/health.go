@@ -147,14 +147,17 @@ func volumeHealth(k *Keeper) health.Items {
 		Relative: look(func(s VolumeStatus) (health.Reading, error) {
 			return relative(s, k.otherVolumes(s.Volume)), nil
 		}),
-		Space: look(func(s VolumeStatus) (health.Reading, error) {
-			r := health.Reading{Value: 100 * float64(s.Free) / float64(max(s.Size, 1))}
-			if limit := min(lowSpace, s.Size/10); s.Free < limit {
-				return r, kind.Errorf(kind.Full, "%d MiB are free, less than %d MiB", s.Free>>20, limit>>20)
-			}
-			return r, nil
-		}),
+		Space: look(space),
 	})
+}
+
+// space tells of a volume with less than a tenth free, or lowSpace on a large one.
+func space(s VolumeStatus) (health.Reading, error) {
+	r := health.Reading{Value: 100 * float64(s.Free) / float64(max(s.Size, 1))}
+	if limit := min(lowSpace, s.Size/10); s.Free < limit {
+		return r, kind.Errorf(kind.Full, "%d MiB are free, less than %d MiB", s.Free>>20, limit>>20)
+	}
+	return r, nil
 }
 
 // unnoticed is how slow a disk may be, however fast others are, until anybody

@@ -49,7 +49,7 @@ func TestMetricsOfAllRooms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, prefix := range []string{"mailbox", "smtp", "imap", "admin", "certificate"} {
+	for _, prefix := range []string{"mailbox", "smtp", "imap", "admin", "certificate", "cluster", "health", "notify", "transport"} {
 		if !strings.Contains(page, "`postern_"+prefix+"_") {
 			t.Errorf("no metric postern_%s_...", prefix)
 		}

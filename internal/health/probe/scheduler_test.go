@@ -86,6 +86,9 @@ func TestOutcomes(t *testing.T) {
 				t.Errorf("%s: %v", name, got)
 			}
 		}
+		if monitor.TimedOut != 1 || monitor.Passed != 3 || monitor.Failed != 4 {
+			t.Error("these are the values that Exchange has")
+		}
 		for _, x := range r.all {
 			if len(x.Text) > maxText || x.At.IsZero() || x.Probe == "good" && (x.Value != 7 || x.Text != "fine") || x.Probe == "slow" && x.Took < 2*time.Second {
 				t.Errorf("%+v", x)
