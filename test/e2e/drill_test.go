@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"flag"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ var long = flag.Bool("long", false, "all drills, not only one")
 // gets.
 func TestDrill(t *testing.T) {
 	t.Parallel()
-	g := startLab(t, 10600, "--databases", "30", "--users", "3")
+	g := startLab(t, 10600, "--databases", "30", "--users", "3", "--volumes", "1", "--spares", "1", "--volume-size", fmt.Sprint(4<<30))
 	for _, s := range []string{"MBX2", "MBX3"} { // everything to MBX1
 		must(t, g.command(t.Context(), nil, "server", "evacuate", s, "--to", "MBX1"))
 	}
@@ -39,9 +40,17 @@ func TestDrill(t *testing.T) {
 	exercises := [][]string{{"kill-worker", "--server", "MBX3"}}
 	if *long {
 		exercises = append(exercises, []string{"move", "--database", "DB02"}, []string{"reseed", "--database", "DB01"},
-			[]string{"failover", "--server", "MBX2", "--allow", "failover"}, []string{"maintenance", "--server", "MBX1"})
+			[]string{"failover", "--server", "MBX2", "--allow", "failover"}, []string{"maintenance", "--server", "MBX1"},
+			[]string{"reseed-spare", "--database", "DB04"}, []string{"restore-mailbox", "--database", "DB03"})
 	}
 	for _, args := range exercises {
+		if args[0] == "restore-mailbox" {
+			if err := g.command(t.Context(), nil, append([]string{"drill", "run"}, args...)...); err == nil || !strings.Contains(err.Error(), "no copy of DB03 will show") {
+				t.Errorf("mail was to be recovered from nowhere: %v", err)
+			}
+			late := g.others(g.database("DB03").Active)[1]
+			must(t, g.command(t.Context(), nil, "copy", "set", "DB03", late, "--replay-lag", "1d"))
+		}
 		var p planOf
 		eventually(t, time.Minute, "a drill may begin", func() error { // it waits until nothing is red
 			return g.command(t.Context(), &p, append([]string{"drill", "run", "--max-unavailable", "30s"}, args...)...)
@@ -55,6 +64,7 @@ func TestDrill(t *testing.T) {
 			Verified []string `json:"verified"`
 			Steps    []any    `json:"steps"`
 			Deeds    []any    `json:"deeds"`
+			Restored []any    `json:"restored"`
 			Measures []struct {
 				Operations int `json:"operations"`
 			} `json:"measures"`
@@ -65,6 +75,9 @@ func TestDrill(t *testing.T) {
 		}
 		if args[0] == "failover" && len(r.Deeds) == 0 {
 			t.Error("databases failed over, and the report names no entry of the recovery log")
+		}
+		if args[0] == "restore-mailbox" && len(r.Restored) != 1 {
+			t.Error("the report does not say what was recovered")
 		}
 		t.Logf("%s: %s", args[0], r.Verdict)
 		words, err := postern.run(t.Context(), "--lab", g.dir, "drill", "report", p.ID, "--verify")

@@ -189,6 +189,34 @@ func (g *group) seedMoves(load *sender) {
 	within(t, 30*time.Second, "the copy is seeded", g.by(1, map[string]string{"MBX3": "Replication01"}))
 }
 
+// drill has the group do without its replication network for a while, by a drill,
+// which is refused for the network of the clients.
+func (g *group) drill() {
+	g.t.Helper()
+	if err := g.ask(1, nil, "drill", "plan", "network", "--network", "Client"); err == nil || !strings.Contains(err.Error(), "last resort") {
+		g.t.Errorf("a drill without the network of the clients: %v", err)
+	}
+	var p struct{ ID string }
+	within(g.t, time.Minute, "a drill may begin", func() error { // it waits until nothing is red
+		return g.ask(1, &p, "drill", "run", "network", "--max-unavailable", "10s")
+	})
+	within(g.t, moveWithin+3*time.Second, "a drill: log comes by another network", func() error {
+		got, err := g.streams(2)
+		if err == nil && (got["MBX2"] == "Replication01" || got["MBX3"] == "Replication01") {
+			err = fmt.Errorf("log comes by %v", got)
+		}
+		return err
+	})
+	var r struct {
+		Passed  bool
+		Verdict string
+	}
+	within(g.t, time.Minute, "the drill is over", func() error { return g.ask(1, &r, "drill", "report", p.ID, "--verify") })
+	if g.t.Log(r.Verdict); !r.Passed {
+		g.t.Errorf("the drill: %+v", r)
+	}
+}
+
 func (g *group) term() int {
 	g.t.Helper()
 	var rows []rig.Database
@@ -380,6 +408,10 @@ func TestCutNetworks(t *testing.T) {
 		}
 		return err
 	})
+	t.Logf("slowest answer: %s", load.pause())
+
+	g.drill()
+	within(t, backWithin, "after a drill: log comes by the replication network", g.by(1, home))
 	t.Logf("slowest answer: %s", load.pause())
 
 	if n := g.lost(); n > 0 {

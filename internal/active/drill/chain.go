@@ -109,10 +109,10 @@ func dropOld(v *cluster.View) (out []cluster.Op) {
 }
 
 // Rows is the sum of what a drill should leave as it was: servers, databases,
-// who is active where, and components.
+// who is active where, components and networks.
 func Rows(v *cluster.View) string {
 	h := sha256.New()
-	for _, prefix := range []string{"servers/", "databases/", "mounts/", "components/"} {
+	for _, prefix := range []string{"servers/", "databases/", "mounts/", "components/", "networks/"} {
 		for key, it := range v.Prefix(prefix) {
 			fmt.Fprintf(h, "%s\x00%d\x00", key, len(it.Value))
 			h.Write(it.Value)

@@ -114,7 +114,7 @@ func (k Kind) onSpare(o Order, s org.PlanStep) plan.Step {
 			f := plan.Finding{Done: inSync && st.Volume == o.Spare && st.State == org.CopyHealthy,
 				Wait: fmt.Sprintf("for %s on %s of %s to be in sync, it is %s", o.Database, o.Spare, s.Server, st.State)}
 			if f.Done {
-				f.Note = fmt.Sprintf("%s is made anew on %s, %d bytes", o.Database, o.Spare, st.DiskUsed)
+				f.Note = fmt.Sprintf("%s is made anew on %s, its log goes to %d", o.Database, o.Spare, st.Copied)
 			}
 			return f
 		},

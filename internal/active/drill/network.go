@@ -23,7 +23,8 @@ func (k Kind) network(o Order) (n org.Network, rev int64, err error) {
 	if !ok {
 		return n, 0, kind.Errorf(kind.NotFound, "there is no network %s any more", o.Network)
 	}
-	return n, it.Revision, json.Unmarshal(it.Value, &n)
+	err = json.Unmarshal(it.Value, &n)
+	return n, it.Revision, err
 }
 
 // setIgnored has the servers leave a network alone, or use it again.

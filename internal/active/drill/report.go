@@ -79,8 +79,8 @@ type Report struct {
 	// Method says how was measured, Rule what passes.
 	Method string `json:"method"`
 	Rule   string `json:"rule"`
-	// Before and After are the sums of the rows of servers, databases, mounts and
-	// components; Changed says what is otherwise afterwards.
+	// Before and After are the sums of the rows of servers, databases, mounts,
+	// components and networks; Changed says what is otherwise afterwards.
 	Before   string    `json:"rows_before"`
 	After    string    `json:"rows_after"`
 	Changed  []string  `json:"changed"`

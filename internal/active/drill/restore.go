@@ -137,7 +137,8 @@ func compare(written, found []string) (missing, different int) {
 // restored is the row of a drill.
 func (k Kind) restored(drill string) (r Restored, ok bool) {
 	it, ok := k.Library.World.View().Get(restoredPrefix + drill)
-	return r, ok && json.Unmarshal(it.Value, &r) == nil
+	ok = ok && json.Unmarshal(it.Value, &r) == nil
+	return r, ok
 }
 
 func saveRestored(ctx context.Context, pen *plan.Pen, r Restored) error {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/postern-mail/postern/internal/active/maintain"
 	"github.com/postern-mail/postern/internal/active/plan"
-	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
@@ -214,20 +213,12 @@ func (k Kind) move(o Order, s org.PlanStep) plan.Step {
 		}}
 }
 
-// orderOf is what a step of a drill asked of a server.
-func (k Kind) orderOf(p org.Plan, s org.PlanStep, do string) (x org.HostOrder, at int, ok bool) {
-	at = slices.IndexFunc(p.Steps, func(x org.PlanStep) bool { return x.Name == s.Name })
-	it, ok := k.Library.World.View().Get(org.HostOrderKey(s.Server))
-	ok = ok && json.Unmarshal(it.Value, &x) == nil && x.Plan == p.ID && x.Do == do
-	return x, at, ok
-}
-
 // order asks the mail worker that runs now to end or to freeze. A worker that
 // has been started again is another.
 func (k Kind) order(o Order, p org.Plan, s org.PlanStep, do string) plan.Step {
 	return plan.Step{
 		Check: func(context.Context) plan.Finding {
-			x, _, ok := k.orderOf(p, s, do)
+			x, ok := k.Library.Ordered(p.ID, s.Server, do)
 			boot, _ := k.World.Boot(s.Server)
 			heard := boot != "" && k.Library.World.Heard(s.Server)
 			switch {
@@ -240,18 +231,7 @@ func (k Kind) order(o Order, p org.Plan, s org.PlanStep, do string) plan.Step {
 		},
 		Do: func(ctx context.Context, pen *plan.Pen) error {
 			boot, _ := k.World.Boot(s.Server)
-			_, at, ok := k.orderOf(p, s, do)
-			if ok {
-				return nil
-			}
-			if boot == "" {
-				return kind.Errorf(kind.Busy, "%s is not heard", s.Server)
-			}
-			b, err := json.Marshal(org.HostOrder{Do: do, Boot: boot, At: k.Library.Now().UTC(), By: o.By, Plan: p.ID, Step: at})
-			if err != nil {
-				return err
-			}
-			return pen.Commit(ctx, cluster.Txn{Then: []cluster.Op{{Key: org.HostOrderKey(s.Server), Value: b}}})
+			return k.Library.OrderHost(ctx, pen, do, boot, o.By)
 		}}
 }
 
@@ -279,7 +259,7 @@ func (k Kind) away(o Order) plan.Step {
 // heard.
 func (k Kind) another(p org.Plan, s org.PlanStep) plan.Step {
 	return plan.Step{Check: func(context.Context) plan.Finding {
-		x, _, ok := k.orderOf(p, s, org.OrderFreezeWorker)
+		x, ok := k.Library.Ordered(p.ID, s.Server, org.OrderFreezeWorker)
 		boot, _ := k.World.Boot(s.Server)
 		return plan.Finding{Done: ok && boot != "" && boot != x.Boot && k.Library.World.Heard(s.Server), Wait: fmt.Sprintf("for another mail worker on %s", s.Server)}
 	}}

@@ -12,8 +12,6 @@ import (
 
 	"github.com/postern-mail/postern/internal/active/maintain"
 	"github.com/postern-mail/postern/internal/active/plan"
-	"github.com/postern-mail/postern/internal/base/kind"
-	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -147,15 +145,9 @@ func (k Kind) doubts() []string {
 // run has the host start the installed program. The order names the run of the
 // server that it is meant for, so that it is obeyed once.
 func (k Kind) run(o Order, p org.Plan, s org.PlanStep) plan.Step {
-	at := slices.IndexFunc(p.Steps, func(x org.PlanStep) bool { return x.Name == s.Name && x.Server == s.Server })
-	order := func() (x org.HostOrder, ok bool) {
-		it, ok := k.Library.World.View().Get(org.HostOrderKey(s.Server))
-		ok = ok && json.Unmarshal(it.Value, &x) == nil && x.Plan == p.ID && x.Step == at
-		return x, ok
-	}
 	return plan.Step{Late: plan.Ask,
 		Check: func(context.Context) plan.Finding {
-			x, ok := order()
+			x, ok := k.Library.Ordered(p.ID, s.Server, org.OrderReexecute)
 			if !ok {
 				return plan.Finding{Wait: "for the order to be written"}
 			}
@@ -172,17 +164,7 @@ func (k Kind) run(o Order, p org.Plan, s org.PlanStep) plan.Step {
 		},
 		Do: func(ctx context.Context, pen *plan.Pen) error {
 			boot, _ := k.World.Boot(s.Server)
-			if _, ok := order(); ok || boot == "" {
-				if boot == "" {
-					return kind.Errorf(kind.Busy, "%s is not heard", s.Server)
-				}
-				return nil
-			}
-			b, err := json.Marshal(org.HostOrder{Do: org.OrderReexecute, Boot: boot, At: time.Now().UTC(), By: o.By, Plan: p.ID, Step: at})
-			if err != nil {
-				return err
-			}
-			return pen.Commit(ctx, cluster.Txn{Then: []cluster.Op{{Key: org.HostOrderKey(s.Server), Value: b}}})
+			return k.Library.OrderHost(ctx, pen, org.OrderReexecute, boot, o.By)
 		}}
 }
 
