@@ -230,3 +230,36 @@ func TestUpdateOrders(t *testing.T) {
 		t.Errorf("reseed: %v, %+v", err, mine())
 	}
 }
+
+// TestVolumeReset: a replaced disk is accepted anew, as a spare where no copy is
+// on it, and what was noted of the old one is forgotten.
+func TestVolumeReset(t *testing.T) {
+	g := newAgreed()
+	g.define(t, "MBX1")
+	g.put(t, "servers/MBX1", org.Server{Name: "MBX1", Volumes: []org.VolumeName{"vol1", "vol2"}})
+	k := &Keeper{group: g.server("MBX1"), me: "MBX1"}
+	for _, c := range []struct {
+		more string
+		want org.VolumeState
+		says string
+	}{
+		{`"volume":"vol2","dry_run":true`, org.VolumeFailed, ""},
+		{`"volume":"vol2"`, org.VolumeSpare, ""},
+		{`"volume":"vol1"`, org.VolumeData, ""},
+		{`"volume":"vol1","spare":true`, org.VolumeFailed, "holds 1 copies"},
+		{`"volume":"vol9"`, "", "has no volume vol9"},
+	} {
+		for _, v := range []org.VolumeName{"vol1", "vol2"} {
+			g.put(t, org.VolumeKey("MBX1", v), org.VolumeRow{Server: "MBX1", Volume: v, State: org.VolumeFailed, Identity: "old"})
+		}
+		_, err := order(t, k, "volume reset", `{"server":"MBX1",`+c.more+`}`)
+		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.more, err)
+		}
+		for _, info := range k.volumeInfos("MBX1", "") {
+			if strings.Contains(c.more, string(info.Volume)) && (info.State != c.want || (info.Identity == "") != (err == nil && c.want != org.VolumeFailed)) {
+				t.Errorf("%s: %+v", c.more, info)
+			}
+		}
+	}
+}
