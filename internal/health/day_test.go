@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -410,6 +411,36 @@ func TestMailWorkerRestarts(t *testing.T) {
 			t.Errorf("%s, before %s; orders %q", got, before, s.host.all())
 		}
 		s.stop()
+	})
+}
+
+// TestMailWorkerTakesItsTime: a door that was broken before the mail worker began
+// anew, and is not open while that worker gets ready, is no cause for a deed;
+// once it is ready, and the door still broken, it is.
+func TestMailWorkerTakesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &door{}
+		s := newServer(t, "MBX1", newState(), newMesh("MBX1"), imap(d))
+		var ready atomic.Bool
+		ready.Store(true)
+		s.ready = ready.Load
+		s.start()
+		defer s.stop()
+		wait(time.Minute)
+		ready.Store(false)
+		s.stopDesk()
+		d.set(errBroken)
+		wait(20 * time.Second)
+		s.startDesk()
+		wait(40 * time.Second)
+		if got := s.hands.all(); len(got) != 0 {
+			t.Errorf("before it was ready: %q", got)
+		}
+		ready.Store(true)
+		wait(30 * time.Second)
+		if got := s.hands.all(); len(got) != 1 {
+			t.Errorf("once it was: %q", got)
+		}
 	})
 }
 

@@ -41,7 +41,7 @@ type Engine struct {
 	// The rest belongs to the turn.
 	machines map[itemKey]*watched
 	boot     uint64         // of the Desk
-	booted   monitor.Moment // when that was heard first
+	booted   monitor.Moment // when that was ready first, as far as is known
 	seen     map[sightKey]sighted
 	events   []wireEvent
 	deed     *deed   // under way
@@ -269,7 +269,8 @@ func (e *Engine) heard(p polled) {
 	if p.news.Targets == nil {
 		p.news.Targets = map[string][]string{}
 	}
-	if e.deps.Ready == nil || e.deps.Ready() {
+	ready := e.deps.Ready == nil || e.deps.Ready()
+	if ready {
 		r := Result{Set: setWorker, Probe: probeSocket, Outcome: Passed, At: p.at}
 		if p.err != nil {
 			r.Outcome, r.Text = Failed, p.err.Error()
@@ -279,7 +280,7 @@ func (e *Engine) heard(p polled) {
 	if p.err != nil {
 		return
 	}
-	if p.news.Boot != e.boot {
+	if p.news.Boot != e.boot || !ready {
 		e.boot, e.booted = p.news.Boot, e.now()
 	}
 	e.rulesMu.Lock()
@@ -338,8 +339,8 @@ func (e *Engine) definition(w *watched) (monitor.Definition, bool) {
 	return d, on
 }
 
-// bootGrace is how long after the mail worker began what is seen from outside
-// says nothing of it: its doors open one after the other.
+// bootGrace is how long after the mail worker was ready what is seen from outside
+// says nothing of it: a look may have begun before.
 const bootGrace = 2 * time.Second
 
 // outdated tells whether all that a monitor has seen from outside was of a mail

@@ -66,7 +66,8 @@ type EngineDeps struct {
 	// Host does what is possible without the mail worker: RestartWorker.
 	Host Actor
 	// Ready tells whether the host has seen the mail worker ready: before, its
-	// silence is no failure. nil: always.
+	// silence is no failure, and doors that refuse are no cause for a deed. nil:
+	// always.
 	Ready  func() bool
 	Log    *slog.Logger
 	Events *event.Log

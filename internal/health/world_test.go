@@ -240,6 +240,7 @@ type server struct {
 	engine *Engine
 	events *event.Log
 	clock  Clock
+	ready  func() bool // nil: always
 
 	stopDesk, stopEngine func()
 }
@@ -278,7 +279,7 @@ func (s *server) client() *http.Client { return &http.Client{Transport: s.wire} 
 
 func (s *server) startEngine() {
 	s.t.Helper()
-	e, err := NewEngine(s.cfg, EngineDeps{Server: s.name, Dir: s.dir, Items: s.items, Desk: s.client(), Host: s.host,
+	e, err := NewEngine(s.cfg, EngineDeps{Server: s.name, Dir: s.dir, Items: s.items, Desk: s.client(), Host: s.host, Ready: s.ready,
 		Log: slog.New(slog.DiscardHandler), Events: s.events})
 	if err != nil {
 		s.t.Fatal(err)
