@@ -141,8 +141,8 @@ func ComponentEntries(rows iter.Seq2[string, []byte]) []ComponentEntry {
 		if len(parts) != 4 {
 			continue
 		}
-		e := ComponentEntry{State: Inactive, Reason: "the entry cannot be read"}
-		if json.Unmarshal(value, &e) != nil {
+		var e ComponentEntry
+		if json.Unmarshal(value, &e) != nil || e.State == "" {
 			e = ComponentEntry{State: Inactive, Reason: "the entry cannot be read"}
 		}
 		e.Component, e.Requester = Component(parts[2]), Requester(parts[3])

@@ -51,10 +51,11 @@ func TestComponentEntries(t *testing.T) {
 	rows := func(yield func(string, []byte) bool) {
 		_ = yield("components/MBX1/imap/Sidelined", []byte(`{"state":"Draining","reason":"disk"}`)) &&
 			yield("components/MBX1/smtp/HealthAPI", []byte(`{`)) &&
+			yield("components/MBX1/dns/Sidelined", []byte(`{"state":"Active"}`)) &&
 			yield("components/MBX1/odd", nil)
 	}
 	got := ComponentEntries(rows)
-	if len(got) != 2 || got[0].Component != IMAPComponent || got[0].State != Draining || got[0].Requester != Sidelined ||
+	if len(got) != 3 || got[2].State != Active || got[2].Reason != "" || got[0].Component != IMAPComponent || got[0].State != Draining || got[0].Requester != Sidelined ||
 		got[1].Component != SMTPComponent || got[1].State != Inactive {
 		t.Fatalf("%+v", got)
 	}

@@ -49,7 +49,7 @@ type CreateIn struct {
 	Size         int64         `json:"size" default:"10" doc:"how many books fit"`
 	Color        string        `json:"color" enum:"red,green,blue" default:"green" doc:"its color"`
 	Tag          []string      `json:"tag" doc:"a tag; repeat for more"`
-	Open         bool          `json:"open" doc:"whether everybody may read"`
+	Open         *bool         `json:"open" doc:"whether everybody may read"`
 	Age          time.Duration `json:"age" doc:"how old it is"`
 }
 
@@ -151,7 +151,7 @@ func (l *Library) create(ctx context.Context, in CreateIn) (Shelf, error) {
 	if _, err := l.find(in.Name); err == nil {
 		return Shelf{}, kind.Errorf(kind.Exists, "shelf %s exists", in.Name)
 	}
-	s := Shelf{Name: in.Name, Organization: in.Organization, Size: in.Size, Open: in.Open, Age: in.Age, Tags: in.Tag,
+	s := Shelf{Name: in.Name, Organization: in.Organization, Size: in.Size, Open: in.Open != nil && *in.Open, Age: in.Age, Tags: in.Tag,
 		Books: []Book{{"Emma", 1815}, {"Walden", 1854}}}
 	l.shelves = append(l.shelves, s)
 	return s, nil

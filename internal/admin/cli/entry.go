@@ -129,7 +129,7 @@ func (e *entry) addFlag(cmd *cobra.Command, f command.Field) {
 		doc += "; the administrator's own is --admin-" + f.Flag()
 	}
 	flag := cmd.Flags().VarPF(&flagValue{e: e, f: f}, f.Flag(), "", doc)
-	if f.Type.Kind() == reflect.Bool {
+	if t := f.Type; t.Kind() == reflect.Bool || t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Bool {
 		flag.NoOptDefVal = "true"
 	}
 	flag.DefValue = f.Default

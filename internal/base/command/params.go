@@ -266,7 +266,8 @@ func (p *Params) finish(v reflect.Value, given map[string]bool, bad []Problem) (
 	return v.Interface(), nil
 }
 
-// allowed says why a value is outside the enumeration, empty if it is not.
+// allowed says why a value is outside the enumeration, empty if it is not. A
+// word that differs in case only is put right.
 func (f Field) allowed(v reflect.Value) string {
 	if len(f.Enum) == 0 {
 		return ""
@@ -287,6 +288,11 @@ func (f Field) allowed(v reflect.Value) string {
 	}
 	text := fmt.Sprint(v.Interface())
 	if text == "" && !f.Required || slices.Contains(f.Enum, text) {
+		return ""
+	}
+	// People write "draining" for Draining.
+	if i := slices.IndexFunc(f.Enum, func(e string) bool { return strings.EqualFold(e, text) }); i >= 0 && v.Kind() == reflect.String {
+		v.SetString(f.Enum[i])
 		return ""
 	}
 	return fmt.Sprintf("%q is not one of %s", text, strings.Join(f.Enum, ", "))

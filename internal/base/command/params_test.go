@@ -68,6 +68,22 @@ func TestParametersBothWays(t *testing.T) {
 	}
 }
 
+// TestEnumerationInAnyCase: "GREEN" is understood, and handed on as it is called.
+func TestEnumerationInAnyCase(t *testing.T) {
+	p := allParams(t)
+	for _, body := range []string{`{"name":"x","color":"GREEN","colors":["Red","green"]}`} {
+		in, err := p.FromJSON([]byte(body))
+		got, ok := in.(allIn)
+		if err != nil || !ok || got.Color != "green" || !reflect.DeepEqual(got.Colors, []color{"red", "green"}) {
+			t.Errorf("%s: %+v, %v", body, in, err)
+		}
+	}
+	in, err := p.FromValues(url.Values{"name": {"x"}, "color": {"Red"}})
+	if got, ok := in.(allIn); err != nil || !ok || got.Color != "red" {
+		t.Errorf("%+v, %v", in, err)
+	}
+}
+
 func TestDefaults(t *testing.T) {
 	in, err := allParams(t).FromJSON([]byte(`{"name":"x","wait":null}`))
 	got, ok := in.(allIn)
