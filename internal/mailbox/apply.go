@@ -97,7 +97,7 @@ func (c *dbCopy) applyRecords(ctx context.Context, recs []journal.Record) error 
 func (c *dbCopy) housekeep(ctx context.Context) {
 	flushed := c.index().Durable()
 	last := time.Now()
-	for sleep(ctx, time.Second) {
+	for sleep(ctx, c.k.tillNext(time.Second)) {
 		c.vol.refresh(c.k.deps.Events)
 		c.holdSeeded(ctx)
 		if err := c.keepCheckpoints(time.Now()); err != nil {

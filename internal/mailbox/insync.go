@@ -63,7 +63,11 @@ func (l *leader) reviewPause(now time.Time) time.Duration {
 	if !l.stopped.IsZero() || len(l.members) == 0 && !l.alone {
 		return reviewBusy
 	}
-	return membersPause(slices.Collect(maps.Values(l.members)), l.c.k.cfg.Grace, now)
+	pause := membersPause(slices.Collect(maps.Values(l.members)), l.c.k.cfg.Grace, now)
+	if pause == reviewIdle {
+		pause = l.c.k.tillNext(pause)
+	}
+	return pause
 }
 
 // reviewMembers judges the set once and carries the verdict out.

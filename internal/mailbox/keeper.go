@@ -33,7 +33,7 @@ const StatusSection = "copies"
 type Keeper struct {
 	cfg     Config
 	deps    Deps
-	began   time.Time // beats are at whole multiples of their pause since
+	began   time.Time // what is done again and again is done at multiples of its pause since
 	group   Group
 	me      org.ServerName
 	fs      fsx.FS
@@ -110,6 +110,12 @@ func New(cfg Config, d Deps) (*Keeper, error) {
 	d.Group.Handle(logProto, k.serveLog)
 	d.Group.RegisterService(serviceDesc(), k)
 	return k, nil
+}
+
+// tillNext is the time until what all copies do with a pause between is done again:
+// by all at once, so that an idle server sleeps in between.
+func (k *Keeper) tillNext(pause time.Duration) time.Duration {
+	return pause - time.Since(k.began)%pause
 }
 
 // Client returns the store as callers see it.

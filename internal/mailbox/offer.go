@@ -20,7 +20,7 @@ import (
 // copy, again and again until all are there (design 5.3, promise P15).
 func (c *dbCopy) offerLoop(ctx context.Context) {
 	wait := time.Second
-	for sleep(ctx, wait) {
+	for sleep(ctx, c.k.tillNext(wait)) {
 		if !c.aside.Swap(false) {
 			continue
 		}

@@ -99,7 +99,7 @@ func (c *dbCopy) dialLog(ctx context.Context, source org.ServerName) (*line, err
 // ctx ends.
 func (f *follower) betterPath(ctx context.Context) *line {
 	k := f.c.k
-	tick := time.NewTicker(lookAtPaths)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		changed := k.group.PeersChanged()
@@ -115,6 +115,7 @@ func (f *follower) betterPath(ctx context.Context) *line {
 			sleep(ctx, moveAgain)
 			continue
 		}
+		tick.Reset(k.tillNext(lookAtPaths))
 		select {
 		case <-ctx.Done():
 		case <-changed:
