@@ -245,43 +245,6 @@ func (f *feed) pause(ctx context.Context, last time.Time) {
 	}
 }
 
-func (f *feed) beat(now time.Time) error {
-	b := beat{End: f.c.jn.End().LSN, Commit: f.c.commitEnd()}
-	if f.l != nil {
-		f.l.mu.Lock()
-		b.Term, b.End, b.Commit = f.l.term, f.l.build.from.LSN, f.l.commit
-		b.Sent = int64(now.Sub(f.l.start))
-		f.l.mu.Unlock()
-	}
-	f.told = b.Commit
-	return f.s.send(frameBeat, b.encode())
-}
-
-// nextBeat is when the beat after the last one is due, with what is confirmed now.
-// A peer that was told all there is needs it for the lease only. The beats of all
-// streams come at the same moments: a server that is woken once for all of them does
-// not spend its time on waking.
-func (f *feed) nextBeat(last time.Time, commit org.LSN) time.Time {
-	if last.IsZero() {
-		return last
-	}
-	pause := f.c.k.cfg.Heartbeat
-	if commit == f.told {
-		pause = f.c.k.cfg.idleHeartbeat()
-	}
-	return last.Add(pause - last.Sub(f.c.k.began)%pause)
-}
-
-// confirmed is what the peer should know to be confirmed.
-func (f *feed) confirmed() org.LSN {
-	if f.l == nil {
-		return f.c.commitEnd()
-	}
-	f.l.mu.Lock()
-	defer f.l.mu.Unlock()
-	return f.l.commit
-}
-
 func (c *dbCopy) commitEnd() org.LSN {
 	c.mu.Lock()
 	defer c.mu.Unlock()
