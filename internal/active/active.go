@@ -13,6 +13,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -96,6 +97,8 @@ type Deps struct {
 	SafetyNet func(db org.DatabaseName, since time.Time, why string) (id string, op cluster.Op)
 	// Completed tells whether such a request was answered in full; nil: never.
 	Completed func(id string) bool
+	// Rewind brings the mailboxes of a database back to a moment; nil: none are here.
+	Rewind func(context.Context, mailbox.Rewind) (mailbox.RewindResult, error)
 	// Volumes are this server's disks, for AutoReseed; nil: there is none.
 	Volumes Volumes
 	// Fast shortens the timers of AutoReseed and of plans, for tests.

@@ -115,6 +115,7 @@ func moveCommands(m *Manager) []command.Command {
 			func(ctx context.Context, in dismountArgs) (command.Plan, error) {
 				return m.dismount(ctx, in.Database, in.DryRun)
 			}),
+		activateCommand(m),
 		command.New(command.Command{Noun: "database", Verb: "mount", Short: "Bring a dismounted database online", Changes: true},
 			func(ctx context.Context, in mountArgs) (command.None, error) {
 				return command.None{}, m.mount(ctx, in.Database)

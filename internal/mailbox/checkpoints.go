@@ -45,6 +45,16 @@ func (b *checkpointBook) oldest() org.LSN {
 	return b.kept[0].lsn
 }
 
+// first is the oldest checkpoint.
+func (b *checkpointBook) first() (checkpoint, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.kept) == 0 {
+		return checkpoint{}, false
+	}
+	return b.kept[0], true
+}
+
 // before is the newest checkpoint that holds nothing made after t.
 func (b *checkpointBook) before(t time.Time) (checkpoint, bool) {
 	b.mu.Lock()

@@ -205,6 +205,9 @@ type Deps struct {
 	// HoldTime is how long mail can be delivered again after its delivery
 	// (hold_time of transport), which bounds replay lags; nil: nobody knows.
 	HoldTime func() time.Duration
+	// Named tells the address of a mailbox, for postern database activate; false for
+	// one that is nobody's. nil: identities are told.
+	Named func(org.OrganizationID, org.MailboxID) (mail.Address, bool)
 	// Fast shortens the pauses between looks at volumes, for tests.
 	Fast bool
 	// Noted has what the room did by itself written into the recovery log. It

@@ -30,6 +30,7 @@ var (
 	evPlayDown     = event.Define(1220, "replay_lag_played_down", slog.LevelWarn, "A lagged copy replays without its lag, or would and waits for its disk: room or healthy copies are wanting.", "Look at the reason: free space on its volume, or bring copies without lag back; the lag builds up again by itself.")
 	evLagAgain     = event.Define(1226, "replay_lag_again", slog.LevelInfo, "A lagged copy that replayed without its lag lags again.", "", 1220)
 	evPast         = event.Define(1222, "past_opened", slog.LevelInfo, "A database is shown as it was at a moment, for somebody who restores mail.", "")
+	evRewound      = event.Define(1227, "database_rewound", slog.LevelInfo, "The mailboxes of a database were brought back to what they held at a moment.", "")
 	evBadState     = event.Define(1221, "copy_state_impossible", slog.LevelError, "A copy was about to go into a state that cannot follow the one it is in; it keeps the one it has.", "A fault of the program: keep the log and report it.")
 	evVolumeFailed = event.Define(1223, "volume_failed", slog.LevelError, "A volume is gone, another one, read-only, hung, or fails reads or writes.", "Its databases move and its copies go to a spare by themselves; replace the disk, then: postern volume reset SERVER VOLUME.")
 	evVolumeBack   = event.Define(1224, "volume_back", slog.LevelInfo, "A volume that had failed works again.", "", 1223)

@@ -517,7 +517,7 @@ func FuzzMoment(f *testing.F) {
 		if d, err := parseLag("replay-lag", s); err == nil && (d < 0 || d > lagMost) {
 			t.Errorf("%q is a lag of %s", s, d)
 		}
-		if at, err := moment(s, now); err == nil && at.After(now) {
+		if at, err := Moment(s, now); err == nil && at.After(now) {
 			t.Errorf("%q is %s", s, at)
 		}
 		if cp, ok := parseCheckpoint(s); ok && cp.name() != s {

@@ -370,6 +370,7 @@ func serviceDesc() *grpc.ServiceDesc {
 	}}}
 	for _, o := range []method{
 		opSetup, opDeliver, opAppend, opFolders, opFolder, opMessages, opBody, opFlags, opExpunge, opCopy, opSearch, opChanges, opUsage, opDelivered,
+		opMailboxes, opDeliveries, opForget,
 	} {
 		d.Methods = append(d.Methods, o.desc())
 	}

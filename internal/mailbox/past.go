@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
-	"math"
 	"path/filepath"
 	"sync"
 	"time"
@@ -46,6 +45,7 @@ type past struct {
 	total int64 // bytes of log to replay, at most
 	done  int64
 	used  time.Time
+	alone bool // not beside another one that is
 }
 
 // pastBook are the moments that this server shows.
@@ -67,6 +67,23 @@ func (b *pastBook) keepFrom(c *dbCopy) org.LSN {
 	return from
 }
 
+// add adds one, from when on the log is kept that it needs.
+func (b *pastBook) add(p *past) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.open) >= pastsMost {
+		return kind.Errorf(kind.Busy, "%s shows %d other moments already; it ends with those who look at them, or after %s", p.c.k.me, pastsMost, pastIdle)
+	}
+	for _, o := range b.open {
+		if p.alone && o.alone && o.c == p.c {
+			return kind.Errorf(kind.Busy, "%s is being brought to the moment %s already, from the copy on %s; when that was broken off, try again after %s",
+				p.c.name, o.at.UTC().Format(time.RFC3339), p.c.k.me, pastIdle)
+		}
+	}
+	b.open[p.id] = p
+	return nil
+}
+
 // base is what a moment is made from: the newest index of the copy that holds
 // nothing made after t. at is when the newest record in it was made.
 func (c *dbCopy) base(t time.Time) (cp checkpoint, ok bool) {
@@ -83,8 +100,19 @@ func (c *dbCopy) keepsPast() bool {
 	return kept || c.lagNow() > 0
 }
 
-// openPast begins to make the index as of t. ctx is the life of the copy.
-func (c *dbCopy) openPast(t time.Time) (*past, error) {
+// pastReach is the first moment that the copy can show, Unix nanoseconds; 0 where
+// it is not known.
+func (c *dbCopy) pastReach() int64 {
+	at := c.lastTime.Load()
+	if cp, ok := c.checkpoints.first(); ok && (at == 0 || cp.at < at) {
+		at = cp.at
+	}
+	return at
+}
+
+// openPast begins to make the index as of t; alone: only where no other of this
+// copy is open that is alone.
+func (c *dbCopy) openPast(t time.Time, alone bool) (*past, error) {
 	inside, leave, ok := c.gate.enter(c.k.life())
 	if !ok {
 		return nil, kind.Errorf(kind.Busy, "the copy of %s on %s is not open", c.name, c.k.me)
@@ -96,20 +124,14 @@ func (c *dbCopy) openPast(t time.Time) (*past, error) {
 	}
 	var id [8]byte
 	rand.Read(id[:]) // never fails (crypto/rand)
-	p := &past{id: hex.EncodeToString(id[:]), c: c, at: t, from: base.lsn, used: time.Now()}
+	p := &past{id: hex.EncodeToString(id[:]), c: c, at: t, from: base.lsn, used: time.Now(), alone: alone}
 	p.dir = filepath.Join(c.dir, pastName, p.id)
 	inside, p.end = context.WithCancel(inside)
 	b := &c.k.pasts
-	b.mu.Lock()
-	full := len(b.open) >= pastsMost
-	if !full {
-		b.open[p.id] = p // from here on the log is kept
-	}
-	b.mu.Unlock()
-	if full {
+	if err := b.add(p); err != nil {
 		p.end()
 		leave()
-		return nil, kind.Errorf(kind.Busy, "%s shows %d other moments already; it ends with those who look at them, or after %s", c.k.me, pastsMost, pastIdle)
+		return nil, err
 	}
 	go func() {
 		defer leave()
@@ -287,24 +309,28 @@ func (p *past) body(ctx context.Context, r *store.Reader, q mail.BodyRequest) ([
 // Questions to a past, as they go between servers.
 type (
 	pastRequest struct {
-		Do       string                `cbor:"1,keyasint"` // reach, open, state, folders, messages, body, close
+		Do       string                `cbor:"1,keyasint"` // reach, open, state, mailboxes, folders, messages, body, close
 		ID       string                `cbor:"2,keyasint,omitempty"`
 		At       int64                 `cbor:"3,keyasint,omitempty"` // Unix nanoseconds
 		Mailbox  org.MailboxID         `cbor:"4,keyasint"`
 		Messages *mail.MessagesRequest `cbor:"5,keyasint,omitempty"`
 		Body     *mail.BodyRequest     `cbor:"6,keyasint,omitempty"`
+		Alone    bool                  `cbor:"7,keyasint,omitempty"` // with open: not beside another one that is
 	}
 	pastAnswer struct {
 		ID       string         `cbor:"1,keyasint,omitempty"`
 		Ready    bool           `cbor:"2,keyasint,omitempty"`
 		Done     int64          `cbor:"3,keyasint,omitempty"`
 		Total    int64          `cbor:"4,keyasint,omitempty"`
-		Base     int64          `cbor:"5,keyasint,omitempty"` // Unix nanoseconds, of what it is made from
+		Base     int64          `cbor:"5,keyasint,omitempty"` // Unix nanoseconds, of what it is made from; 0: there is nothing
 		Folders  []mail.Folder  `cbor:"6,keyasint,omitempty"`
 		Messages *mail.Messages `cbor:"7,keyasint,omitempty"`
 		Body     []byte         `cbor:"8,keyasint,omitempty"`
+		// Oldest is the first moment the copy can show, Unix nanoseconds, 0: not known.
+		Oldest    int64           `cbor:"9,keyasint,omitempty"`
+		Mailboxes []org.MailboxID `cbor:"10,keyasint,omitempty"`
 		// Keeps tells that the copy goes back whatever is written meanwhile.
-		Keeps bool `cbor:"9,keyasint,omitempty"`
+		Keeps bool `cbor:"11,keyasint,omitempty"`
 	}
 )
 
@@ -313,13 +339,14 @@ func opPast() op[pastRequest, pastAnswer] {
 	return op[pastRequest, pastAnswer]{"Past", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, q pastRequest) (a pastAnswer, err error) {
 		switch q.Do {
 		case "reach":
-			base, ok := c.base(time.Unix(0, q.At))
-			if !ok {
-				return a, c.errNoPast(time.Unix(0, q.At))
+			a.Oldest = c.pastReach()
+			if base, ok := c.base(time.Unix(0, q.At)); ok {
+				a.Base = max(base.at, 1)
 			}
-			return pastAnswer{Base: max(base.at, 1), Keeps: c.keepsPast()}, nil
+			a.Keeps = c.keepsPast()
+			return a, nil
 		case "open":
-			p, err := c.openPast(time.Unix(0, q.At))
+			p, err := c.openPast(time.Unix(0, q.At), q.Alone)
 			if err != nil {
 				return a, err
 			}
@@ -353,6 +380,12 @@ func (p *past) answer(ctx context.Context, q pastRequest) (a pastAnswer, err err
 	}
 	err = p.read(func(r *store.Reader) (err error) {
 		switch {
+		case q.Do == "mailboxes":
+			var all []store.MailboxInfo
+			all, err = r.Mailboxes()
+			for _, m := range all {
+				a.Mailboxes = append(a.Mailboxes, m.ID)
+			}
 		case q.Do == "folders":
 			a.Folders, err = r.Folders(q.Mailbox)
 		case q.Do == "messages" && q.Messages != nil:
@@ -367,130 +400,4 @@ func (p *past) answer(ctx context.Context, q pastRequest) (a pastAnswer, err err
 		return err
 	})
 	return a, err
-}
-
-// Past is a database as it was at a moment, on whichever server can show it.
-// It is for one goroutine; Close ends it.
-type Past struct {
-	k      *Keeper
-	db     org.DatabaseName
-	id     string
-	Server org.ServerName
-	At     time.Time
-}
-
-// OpenPast shows a database as it was at t, from the copy that has the least to
-// replay for that, or from the one on server from where that is given. It waits
-// until the log is replayed; progress is told how much of it, in bytes.
-// Errors: NotFound where no copy goes back so far.
-func (k *Keeper) OpenPast(ctx context.Context, db org.DatabaseName, t time.Time, from org.ServerName, progress func(done, total int64)) (*Past, error) {
-	def, ok := k.group.View().Database(db)
-	if !ok {
-		return nil, k.noDatabase(db)
-	}
-	best, base := org.ServerName(""), int64(math.MinInt64)
-	var last error
-	for _, cp := range def.Copies {
-		if from != "" && cp.Server != from || !k.heard(cp.Server) {
-			continue
-		}
-		rctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		a, err := callPeer[pastRequest, pastAnswer](rctx, k, cp.Server, "Past", db, pastRequest{Do: "reach", At: t.UnixNano()})
-		cancel()
-		if err != nil {
-			last = err
-		} else if a.Base > base {
-			best, base = cp.Server, a.Base
-		}
-	}
-	if best == "" {
-		if last == nil {
-			last = kind.WithHint(kind.Errorf(kind.NotFound, "no copy of %s can be asked", db), "postern copy status "+string(db))
-		}
-		return nil, last
-	}
-	a, err := callPeer[pastRequest, pastAnswer](ctx, k, best, "Past", db, pastRequest{Do: "open", At: t.UnixNano()})
-	if err != nil {
-		return nil, err
-	}
-	p := &Past{k: k, db: db, id: a.ID, Server: best, At: t}
-	for {
-		a, err := p.ask(ctx, pastRequest{Do: "state"})
-		if err != nil {
-			p.Close()
-			return nil, err
-		}
-		if progress != nil {
-			progress(a.Done, a.Total)
-		}
-		if a.Ready {
-			return p, nil
-		}
-		if !sleep(ctx, 100*time.Millisecond) {
-			p.Close()
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// KeepsPast are the servers whose copies of a database will be able to show what
-// is there now: those with a checkpoint, or a replay lag.
-func (k *Keeper) KeepsPast(ctx context.Context, db org.DatabaseName) (out []org.ServerName) {
-	def, _ := k.group.View().Database(db)
-	for _, cp := range def.Copies {
-		if !k.heard(cp.Server) {
-			continue
-		}
-		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
-		a, err := callPeer[pastRequest, pastAnswer](ask, k, cp.Server, "Past", db, pastRequest{Do: "reach", At: time.Now().UnixNano()})
-		cancel()
-		if err == nil && a.Keeps {
-			out = append(out, cp.Server)
-		}
-	}
-	return out
-}
-
-func (p *Past) ask(ctx context.Context, q pastRequest) (pastAnswer, error) {
-	q.ID = p.id
-	return callPeer[pastRequest, pastAnswer](ctx, p.k, p.Server, "Past", p.db, q)
-}
-
-// Close ends it. A server that cannot be told ends it by itself after a while.
-func (p *Past) Close() {
-	ctx, cancel := context.WithTimeout(p.k.life(), 5*time.Second)
-	defer cancel()
-	_, _ = p.ask(ctx, pastRequest{Do: "close"}) // else it ends by itself
-}
-
-// Folders are the folders of a mailbox as they were.
-func (p *Past) Folders(ctx context.Context, id org.MailboxID) ([]mail.Folder, error) {
-	a, err := p.ask(ctx, pastRequest{Do: "folders", Mailbox: id})
-	return a.Folders, err
-}
-
-// Messages is a page of a folder as it was.
-func (p *Past) Messages(ctx context.Context, id org.MailboxID, q mail.MessagesRequest) (mail.Messages, error) {
-	a, err := p.ask(ctx, pastRequest{Do: "messages", Mailbox: id, Messages: &q})
-	if err != nil || a.Messages == nil {
-		return mail.Messages{}, err
-	}
-	return *a.Messages, nil
-}
-
-// Body is a whole message; NotFound where its bytes were given back before the
-// copy was to keep them.
-func (p *Past) Body(ctx context.Context, m mail.Message) ([]byte, error) {
-	out := make([]byte, 0, m.Size)
-	for int64(len(out)) < m.Size {
-		a, err := p.ask(ctx, pastRequest{Do: "body", Body: &mail.BodyRequest{Blob: m.Blob, Offset: int64(len(out))}})
-		if err != nil {
-			return nil, err
-		}
-		if len(a.Body) == 0 {
-			return nil, kind.Errorf(kind.NotFound, "message content %d is shorter than it was", m.Blob)
-		}
-		out = append(out, a.Body...)
-	}
-	return out, nil
 }

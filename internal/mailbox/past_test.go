@@ -189,13 +189,13 @@ func TestPastsHaveALimit(t *testing.T) {
 	p.hours(2)
 	var open []*past
 	for range pastsMost {
-		x, err := c.openPast(time.Now())
+		x, err := c.openPast(time.Now(), false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		open = append(open, x)
 	}
-	if _, err := c.openPast(time.Now()); !kind.Is(err, kind.Busy) {
+	if _, err := c.openPast(time.Now(), false); !kind.Is(err, kind.Busy) {
 		t.Errorf("a fifth moment: %v", err)
 	}
 	// The lag is taken off: the copy replays all, and keeps what is looked at.

@@ -61,8 +61,8 @@ func recoverCommand(k *Keeper) command.Command {
 		Example: "postern mailbox recover ann@example.org --at 2h --folder INBOX --in-place"}, k.recoverMailbox)
 }
 
-// moment reads a moment: a time, or how long ago.
-func moment(s string, now time.Time) (time.Time, error) {
+// Moment reads a moment: a time, or how long ago.
+func Moment(s string, now time.Time) (time.Time, error) {
 	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05", "2006-01-02 15:04", "2006-01-02"} {
 		if t, err := time.ParseInLocation(layout, strings.TrimSpace(s), time.UTC); err == nil {
 			if t.After(now) {
@@ -112,7 +112,7 @@ type recovery struct {
 }
 
 func (k *Keeper) recoverMailbox(ctx context.Context, in recoverMailbox) ([]Recovered, error) {
-	at, err := moment(in.At, time.Now())
+	at, err := Moment(in.At, time.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -114,7 +114,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 	w.sites = active.NewSites(active.SitesDeps{Group: w.cluster, Fast: w.fast(), Noted: w.notes.Take, Log: w.log, Events: w.events})
 	logs, indexes := w.faults.disks()
 	if w.mailbox, err = mailbox.New(w.cfg.Mailbox, mailbox.Deps{Group: w.cluster, Paths: w.cluster, FS: logs, IndexFS: indexes, Log: w.log, Events: w.events,
-		Metrics: w.metrics, Mailbox: w.mailboxOf, Fast: w.cfg.Timers == "fast", Permission: w.sites, Noted: w.notes.Take,
+		Metrics: w.metrics, Mailbox: w.mailboxOf, Named: w.addressOf, Fast: w.cfg.Timers == "fast", Permission: w.sites, Noted: w.notes.Take,
 		HoldTime: func() time.Duration { return transport.HoldTime(w.cluster.View()) }}); err != nil {
 		return errors.Join(err, w.cluster.Close())
 	}
@@ -141,7 +141,7 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
 	st.run("directory", w.directory.Run)
-	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Noted: w.notes.Take, Log: w.log, Events: w.events,
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Rewind: w.mailbox.Rewind, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Noted: w.notes.Take, Log: w.log, Events: w.events,
 		Recovery: func(set string) string {
 			return string(health.RecoveryMode(w.cfg.healthConfig(), rows{w.cluster}, w.cluster.Name(), set, time.Now()))
 		}}
@@ -455,6 +455,12 @@ func (j *joined) Close() error {
 		j.wg.Wait()
 	})
 	return err
+}
+
+// addressOf is the address of a mailbox; a health mailbox has none that lasts.
+func (w *mailWorker) addressOf(o org.OrganizationID, id org.MailboxID) (mail.Address, bool) {
+	r, ok := w.directory.ByID(o, id)
+	return r.Address, ok && r.IsMailbox()
 }
 
 // mailboxOf is where the mailbox of an address is, also of one that was removed

@@ -233,7 +233,7 @@ func (s *Server) Start(ctx context.Context) error {
 			return errors.Join(err, c.Close())
 		}
 	}
-	s.Manager = active.New(active.Config{}, s.conductor(active.Deps{Group: c, Copies: k, Log: log, Events: s.Events}))
+	s.Manager = active.New(active.Config{}, s.conductor(active.Deps{Group: c, Copies: k, Rewind: k.Rewind, Log: log, Events: s.Events}))
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop, s.done = cancel, make(chan struct{})
 	go s.run(run, log)

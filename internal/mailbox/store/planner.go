@@ -150,6 +150,8 @@ func (t *txn) run(req any) (Planned, error) {
 		return t.expunge(r)
 	case *CopyReq:
 		return t.copy(r)
+	case *ForgetReq:
+		return t.forget(r)
 	case *SkipReq:
 		return t.skip(r)
 	case *CompactReq:
