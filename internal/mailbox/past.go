@@ -45,7 +45,7 @@ type past struct {
 	total int64 // bytes of log to replay, at most
 	done  int64
 	used  time.Time
-	alone bool // not beside another one that is
+	alone bool // not beside another one that is; guarded by the book's mu
 }
 
 // pastBook are the moments that this server shows.
@@ -82,6 +82,13 @@ func (b *pastBook) add(p *past) error {
 	}
 	b.open[p.id] = p
 	return nil
+}
+
+// release lets another one be alone while this one is being closed.
+func (b *pastBook) release(p *past) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p.alone = false
 }
 
 // base is what a moment is made from: the newest index of the copy that holds
@@ -371,6 +378,7 @@ func (p *past) answer(ctx context.Context, q pastRequest) (a pastAnswer, err err
 	switch q.Do {
 	case "close":
 		p.end()
+		p.c.k.pasts.release(p)
 		return a, nil
 	case "state":
 		p.mu.Lock()
