@@ -82,6 +82,9 @@ func (d *Desk) monitorSet(ctx context.Context, in monitorSetArgs) (command.None,
 	if len(parts) < 2 || !slices.ContainsFunc(d.items.Monitors, func(m Monitor) bool { return m.Set == parts[0] && m.Name == parts[1] }) {
 		return command.None{}, kind.WithHint(kind.Errorf(kind.NotFound, "there is no monitor %s", in.Monitor), "names are case-sensitive; see postern health definitions")
 	}
+	if err := d.knownTarget(server, parts); err != nil && in.Repairing {
+		return command.None{}, err
+	}
 	key := repairingPrefix + string(server) + "/" + in.Monitor
 	if !in.Repairing {
 		return command.None{}, d.deps.Rows.Commit(ctx, []Op{{Key: key}})
@@ -94,6 +97,31 @@ func (d *Desk) monitorSet(ctx context.Context, in monitorSetArgs) (command.None,
 		return command.None{}, fmt.Errorf("repair of %s: %w", in.Monitor, err)
 	}
 	return command.None{}, d.deps.Rows.Commit(ctx, []Op{{Key: key, Value: raw}})
+}
+
+// knownTarget refuses a monitor as Set, Name and Target where this server watches
+// no such target: a slip of the pen would leave the automatic actions on. What
+// another server watches is not known here.
+func (d *Desk) knownTarget(server org.ServerName, parts []string) error {
+	if len(parts) < 3 || server != d.deps.Server {
+		return nil
+	}
+	var targets []string
+	monitors, _ := d.monitors()
+	for _, m := range monitors {
+		switch {
+		case m.Set != parts[0] || m.Name != parts[1]:
+		case m.Target == parts[2]:
+			return nil
+		case m.Target != "":
+			targets = append(targets, m.Target)
+		}
+	}
+	if len(targets) == 0 {
+		return nil // it may only not have been looked at yet
+	}
+	return kind.WithHint(kind.Errorf(kind.NotFound, "monitor %s\\%s of %s has no target %.60q, it has %s", parts[0], parts[1], server, parts[2], strings.Join(targets, ", ")),
+		"postern health server "+string(server))
 }
 
 // overrideAdd checks and writes an override.
@@ -111,6 +139,11 @@ func (d *Desk) overrideAdd(ctx context.Context, in overrideAddArgs) (command.Pla
 	for _, x := range d.allOverrides() {
 		if x.Server == "" || o.Server == "" || x.Server == o.Server {
 			same = append(same, x)
+		}
+	}
+	for _, x := range same {
+		if x.Server == o.Server && x.Type == o.Type && x.Item == o.Item && x.Property == o.Property {
+			return command.Plan{}, kind.WithHint(kind.Errorf(kind.Exists, "override %s: %s is %s already by %s", o.Item, o.Property, x.Value, x.ID), "postern health override remove "+x.ID)
 		}
 	}
 	if err := checkOverride(d.items, same, o, in.Force, now); err != nil {
@@ -161,7 +194,7 @@ func (d *Desk) recoveryMode(ctx context.Context, in modeArgs) (command.Plan, err
 	if in.For > 0 {
 		m.Until = d.deps.Clock.Now().Add(in.For).UTC()
 	}
-	step := command.Step{Name: "recovery mode", Detail: fmt.Sprintf("%s for %s %s", in.Mode, orAll(string(in.Server)), orAll(in.Set))}
+	step := command.Step{Name: "recovery mode", Detail: in.Mode + " for " + scopeText(in)}
 	if in.DryRun {
 		return command.Plan{DryRun: true, Steps: []command.Step{step}}, nil
 	}
@@ -176,14 +209,19 @@ func (d *Desk) recoveryMode(ctx context.Context, in modeArgs) (command.Plan, err
 	if err := d.deps.Rows.Commit(ctx, []Op{op}); err != nil {
 		return command.Plan{}, fmt.Errorf("recovery mode: %w", err)
 	}
-	d.deps.Events.Emit(evMode, "recovery mode of %s %s is %s", orAll(string(in.Server)), orAll(in.Set), in.Mode)
+	d.deps.Events.Emit(evMode, "recovery mode of %s is %s", scopeText(in), in.Mode)
 	step.Done = true
 	return command.Plan{Steps: []command.Step{step}}, nil
 }
 
-func orAll(s string) string {
-	if s == "" {
-		return "all"
+// scopeText says what a recovery mode is set for.
+func scopeText(in modeArgs) string {
+	set, server := "all sets", "all servers"
+	if in.Set != "" {
+		set = "set " + in.Set
 	}
-	return s
+	if in.Server != "" {
+		server = string(in.Server)
+	}
+	return set + " of " + server
 }

@@ -222,7 +222,7 @@ func changeCommands(d *Desk) []command.Command {
 			Example: `postern health probe run 'IMAP.Protocol\SelfTest'`}, d.probeRun),
 		command.New(command.Command{Noun: "health", Verb: "monitor set", Short: "Say that somebody works on what a monitor watches, or no longer does", Changes: true,
 			Long:    "A monitor in repair is shown as Repairing, so that other faults stand out, and nothing is done by itself (Exchange: Set-ServerMonitor).",
-			Example: `postern health monitor set 'Volume\Latency\vol2' --for 2h --why "disk is being replaced"`}, d.monitorSet),
+			Example: `postern health monitor set 'Volume\Latency\Vol2' --for 2h --why "disk is being replaced"`}, d.monitorSet),
 		command.New(command.Command{Noun: "health", Verb: "override add", Short: "Change a property of a probe, a monitor or a responder for a time", Changes: true, Dangerous: true,
 			Long: "It takes effect at once. One bound is wanted: --for, --version or --until-removed. What would switch off every monitor of the critical health sets, " +
 				"or more than half of all items, is refused (Exchange: Add-ServerMonitoringOverride, Add-GlobalMonitoringOverride).",

@@ -178,6 +178,10 @@ func TestOverrideTakesEffect(t *testing.T) {
 			t.Fatal(err)
 		}
 		id := s.desk.allOverrides()[0].ID
+		add.Value = "2"
+		if _, err := call[command.Plan](t, s, "health override add", add); !kind.Is(err, kind.Exists) || !strings.Contains(err.Error(), id) {
+			t.Errorf("a second one about the same: %v", err)
+		}
 		if _, err := call[command.None](t, s, "health override remove", overrideArg{ID: id}); err != nil {
 			t.Error(err)
 		}

@@ -18,7 +18,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/event"
+	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/health/respond"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -505,6 +507,18 @@ func TestTargetGone(t *testing.T) {
 		}
 		if all := s.hands.all(); len(all) != 1 || !strings.HasSuffix(all[0], "MoveDatabase DB01") {
 			t.Errorf("deeds %q", all)
+		}
+		repair := monitorSetArgs{Monitor: `Store\Read\db01`, Repairing: true, For: time.Hour}
+		if _, err := call[command.None](t, s, "health monitor set", repair); !kind.Is(err, kind.NotFound) || !strings.Contains(err.Error(), "DB01, DB02") {
+			t.Errorf("repair of a target that is not there: %v", err)
+		}
+		repair.Monitor = `Store\Read\DB02`
+		if _, err := call[command.None](t, s, "health monitor set", repair); err != nil {
+			t.Error(err)
+		}
+		repair.Repairing = false
+		if _, err := call[command.None](t, s, "health monitor set", repair); err != nil {
+			t.Error(err)
 		}
 		<-targets
 		targets <- []string{"DB02"}
