@@ -47,6 +47,9 @@ func seedOf(st org.CopyStatus) Seed {
 	if s.Total > 0 {
 		s.Percent = s.Done * 100 / s.Total
 	}
+	if st.State != org.CopySeeding {
+		s.Rate = 0 // it was stopped: what came in a moment ago says nothing about its end
+	}
 	if s.Rate > 0 && s.Total > s.Done {
 		s.Left = time.Duration(float64(s.Total-s.Done) / float64(s.Rate) * float64(time.Second)).Round(time.Second)
 	}
@@ -106,7 +109,8 @@ func seedCommands(k *Keeper) []command.Command {
 		command.New(command.Command{Noun: "copy", Verb: "seeds", Short: "Show seeds with their rate and the time left", Roles: readers},
 			func(_ context.Context, _ command.None) ([]Seed, error) { return k.Seeds(), nil }),
 		command.New(command.Command{Noun: "copy", Verb: "update", Short: "Empty passive copies and seed them anew", Changes: true, Dangerous: true, Stream: true,
-			Long:    "Seeds one copy, or with --server all passive copies of a server, and waits until they are healthy. Each server bounds how many of its seeds run at a time, and how many of them from one source.",
+			Long: "Seeds one copy, or with --server all passive copies of a server, and waits until they are healthy. Each server bounds how many of its seeds run at a time, and how many of them from one source. " +
+				"Broken off by Ctrl-C, the seeds that were ordered go on (postern copy seeds); --cancel stops them.",
 			Example: "postern copy update DB01 MBX3 --source MBX2 --safe-delete"}, k.updateCopies),
 	}
 }
@@ -169,8 +173,13 @@ func (k *Keeper) updateTargets(in updateCopy) ([]copyArg, error) {
 			out = append(out, copyArg{in.Database, c.Server})
 		}
 	}
-	if len(out) != 1 {
-		return nil, kind.WithHint(kind.Errorf(kind.NotFound, "%s: say which copy is to be seeded", in.Database), "postern copy status "+string(in.Database))
+	switch hint := "postern copy status " + string(in.Database); {
+	case len(out) == 0 && in.Copy != "":
+		return nil, kind.WithHint(kind.Errorf(kind.NotFound, "%s has no copy on %s", in.Database, in.Copy), hint)
+	case len(out) == 0:
+		return nil, kind.WithHint(kind.Errorf(kind.NotFound, "%s has no passive copy", in.Database), hint)
+	case len(out) > 1:
+		return nil, kind.WithHint(kind.Errorf(kind.Invalid, "%s has %d passive copies: say which of them", in.Database, len(out)), hint)
 	}
 	return out, nil
 }
@@ -179,6 +188,14 @@ func (k *Keeper) updateTargets(in updateCopy) ([]copyArg, error) {
 func (k *Keeper) mayUpdate(t copyArg, in updateCopy) error {
 	if err := k.passive(t, "seeded"); err != nil {
 		return err
+	}
+	now, ok := k.peerStatus(t.Server, t.Database)
+	switch {
+	case !ok || !k.heard(t.Server):
+		return kind.WithHint(kind.Errorf(kind.Busy, "%s is not heard: its copy of %s cannot be seeded now", t.Server, t.Database), "postern server list")
+	case now.State == org.CopySeeding:
+		return kind.WithHint(kind.Errorf(kind.Conflict, "%s on %s is being seeded already, %d of %d bytes are there", t.Database, t.Server, now.SeedDone, now.SeedTotal),
+			fmt.Sprintf("postern copy seeds; to begin anew first postern copy update %s %s --cancel", t.Database, t.Server))
 	}
 	view := k.group.View()
 	def, _ := view.Database(t.Database)
@@ -199,7 +216,7 @@ func (k *Keeper) mayUpdate(t copyArg, in updateCopy) error {
 // runUpdates orders the seeds, so many at a time, and waits for them.
 func (k *Keeper) runUpdates(ctx context.Context, p command.Plan, targets []copyArg, in updateCopy) (command.Plan, error) {
 	orders := make([]int, len(targets))
-	next, running := 0, []int{}
+	next, running, said := 0, []int{}, make([]string, len(targets))
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for next < len(targets) || len(running) > 0 {
@@ -221,7 +238,11 @@ func (k *Keeper) runUpdates(ctx context.Context, p command.Plan, targets []copyA
 		case <-tick.C:
 		}
 		running = slices.DeleteFunc(running, func(i int) bool {
-			over, err := k.updateOver(ctx, targets[i], orders[i])
+			line, over, err := k.updateOver(targets[i], orders[i])
+			if line != "" && line != said[i] {
+				command.Progress(ctx, "%s on %s%s", targets[i].Database, targets[i].Server, line)
+				said[i] = line
+			}
 			p.Steps[i].Done = over && err == nil
 			if err != nil {
 				p.Steps[i].Error = err.Error()
@@ -260,30 +281,46 @@ func (k *Keeper) orderUpdate(ctx context.Context, t copyArg, in updateCopy) (int
 	return n, kind.Errorf(kind.Conflict, "%s is being changed by somebody else", t.Database)
 }
 
-// updateOver tells how far an ordered seed is, and whether it is over.
-func (k *Keeper) updateOver(ctx context.Context, t copyArg, order int) (bool, error) {
+// updateOver tells in words how far an ordered seed is, and whether it is over.
+func (k *Keeper) updateOver(t copyArg, order int) (line string, over bool, err error) {
 	def, _ := k.group.View().Database(t.Database)
 	c, ok := def.Copy(t.Server)
 	if !ok || c.SeedCount > order {
-		return true, kind.Errorf(kind.Conflict, "%s on %s: somebody else changed the copy", t.Database, t.Server)
+		return "", true, kind.Errorf(kind.Conflict, "%s on %s: somebody else changed the copy", t.Database, t.Server)
 	}
 	if c.Suspended {
 		if c.SuspendComment == seededComment {
-			return true, nil
+			return " is seeded and suspended", true, nil
 		}
-		return true, kind.Errorf(kind.Conflict, "%s on %s was suspended: %s", t.Database, t.Server, c.SuspendComment)
+		return "", true, kind.Errorf(kind.Conflict, "%s on %s was suspended: %s", t.Database, t.Server, c.SuspendComment)
 	}
 	st, ok := k.peerStatus(t.Server, t.Database)
-	switch {
-	case !ok || !k.heard(t.Server) || st.SeedCount < order:
-	case (st.State == org.CopyHealthy || st.State == org.CopyMounted) && !c.SeedManual:
-		command.Progress(ctx, "%s on %s is healthy", t.Database, t.Server)
-		return true, nil
-	case st.SeedTotal > 0:
-		s := seedOf(st)
-		command.Progress(ctx, "%s on %s: %d%% from %s, %d MiB/s, %s left", s.Database, s.Server, s.Percent, s.Source, s.Rate>>20, s.Left)
+	if !ok || !k.heard(t.Server) {
+		return ": its server is not heard; the seed goes on when it is", false, nil
 	}
-	return false, nil
+	line, over = seedSentence(st, order, c.SeedManual)
+	return line, over, nil
+}
+
+// seedSentence says how far the seed of an order is, after the name of the copy,
+// and whether it is over. held is for one that is suspended at its end.
+func seedSentence(st org.CopyStatus, order int, held bool) (line string, over bool) {
+	switch {
+	case st.SeedCount < order:
+		return "", false // it has not heard of the order
+	case st.State == org.CopyHealthy || st.State == org.CopyMounted:
+		return " is healthy", !held
+	case st.SeedTotal == 0 && st.Reason == "":
+		return ": " + string(st.State), false
+	case st.SeedTotal == 0:
+		return fmt.Sprintf(": %s, %s", st.State, st.Reason), false
+	}
+	s := seedOf(st)
+	left := "time left not known"
+	if s.Left > 0 {
+		left = s.Left.String() + " left"
+	}
+	return fmt.Sprintf(": %d%% from %s, %.1f MB/s, %s", s.Percent, s.Source, float64(s.Rate)/1e6, left), false
 }
 
 // Comments of suspensions by seeds.

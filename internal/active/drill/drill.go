@@ -113,6 +113,8 @@ func Complete(f maintain.Facts, o Order) (Order, error) {
 	}
 	var err error
 	switch {
+	case ofDatabase(o.Exercise) && o.Database == "":
+		err = kind.WithHint(kind.Errorf(kind.Invalid, "the exercise %s wants a database", o.Exercise), "--database DB01")
 	case ofDatabase(o.Exercise):
 		o, err = completeDatabase(f, o)
 	case o.Exercise == Network:
@@ -158,6 +160,9 @@ func completeDatabase(f maintain.Facts, o Order) (Order, error) {
 
 // completeServer is that for an exercise of a server.
 func completeServer(f maintain.Facts, o Order) (Order, error) {
+	if o.Server == "" {
+		return o, kind.WithHint(kind.Errorf(kind.Invalid, "the exercise %s wants a server", o.Exercise), "--server MBX2")
+	}
 	if !slices.ContainsFunc(f.Servers, func(s maintain.Server) bool { return s.Name == o.Server && !s.Witness }) {
 		return o, kind.WithHint(kind.Errorf(kind.NotFound, "there is no mail server %q", o.Server), "postern server list")
 	}

@@ -333,7 +333,7 @@ func TestRefused(t *testing.T) {
 		want kind.Kind
 	}{
 		{Order{Exercise: "dance"}, kind.Invalid}, {Order{Exercise: Move, Database: "DB09"}, kind.NotFound}, {Order{Exercise: KillWorker, Server: "MBX9"}, kind.NotFound},
-		{Order{Exercise: Move, Database: "DB01", To: "MBX1"}, kind.Conflict},
+		{Order{Exercise: Move, Database: "DB01", To: "MBX1"}, kind.Conflict}, {Order{Exercise: Move}, kind.Invalid}, {Order{Exercise: KillWorker}, kind.Invalid},
 	} {
 		if _, err := Complete(group(), c.o); !kind.Is(err, c.want) {
 			t.Errorf("%+v: %v", c.o, err)

@@ -26,6 +26,7 @@ type group struct {
 	revision  int64
 	changed   chan struct{}
 	published map[string][]byte
+	quiet     time.Duration // since when nothing was heard
 }
 
 func newGroup(t *testing.T, servers ...org.ServerName) *group {
@@ -85,7 +86,7 @@ func (g *group) Published(_ org.ServerName, section string) ([]byte, time.Time, 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b, ok := g.published[section]
-	return b, time.Now(), ok
+	return b, time.Now().Add(-g.quiet), ok
 }
 
 // inBubble runs a test of a Book at a time of its own.
@@ -240,5 +241,22 @@ func TestPublished(t *testing.T) {
 		if rows, _ := b.List(""); len(rows) != 2*len(org.Components()) {
 			t.Errorf("%d rows", len(rows))
 		}
+		g.mu.Lock()
+		g.quiet = silence + time.Second
+		g.mu.Unlock()
+		for _, r := range listed(t, b) {
+			if known := r.Now != ""; known != (r.Server == "MBX1") {
+				t.Errorf("what a server did that is not heard any more: %+v", r)
+			}
+		}
 	})
+}
+
+func listed(t *testing.T, b *Book) []Row {
+	t.Helper()
+	rows, err := b.List("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
 }

@@ -69,7 +69,7 @@ func (b *Book) List(only org.ServerName) ([]Row, error) {
 			continue
 		}
 		entries := b.entries(s.Name)
-		said, _ := b.Published(s.Name)
+		said := b.said(s.Name)
 		for _, c := range known(entries) {
 			out = append(out, b.row(s.Name, c, entries, said))
 		}
@@ -78,6 +78,18 @@ func (b *Book) List(only org.ServerName) ([]Row, error) {
 		return nil, kind.Errorf(kind.NotFound, "server %s: not a member of the group", only)
 	}
 	return out, nil
+}
+
+// silence is after what time without a word nobody knows what a server does.
+const silence = 10 * time.Second
+
+// said is what a server does with its components, nothing where it is not heard.
+func (b *Book) said(s org.ServerName) org.ServerComponents {
+	said, ok := b.Published(s)
+	if _, heard, _ := b.d.Group.Published(s, org.ComponentsSection); !ok || s != b.me && b.d.Now().Sub(heard) > silence {
+		return org.ServerComponents{}
+	}
+	return said
 }
 
 func (b *Book) row(s org.ServerName, c org.Component, entries []org.ComponentEntry, said org.ServerComponents) Row {
@@ -133,7 +145,7 @@ func (b *Book) Set(ctx context.Context, s org.ServerName, e org.ComponentEntry) 
 	if _, err := b.d.Group.Commit(ctx, cluster.Txn{Then: []cluster.Op{op}}); err != nil {
 		return Row{}, err
 	}
-	said, _ := b.Published(s)
+	said := b.said(s)
 	r := b.row(s, e.Component, b.entries(s), said)
 	if e.State == org.Active && r.State != org.Active {
 		b.d.Events.Emit(EventHeld, "%s gave component %s of %s free, but %s", cmp.Or(e.Requester, org.Sidelined), e.Component, s, r.Who)
