@@ -189,13 +189,8 @@ func (k *Keeper) mayUpdate(t copyArg, in updateCopy) error {
 	if err := k.passive(t, "seeded"); err != nil {
 		return err
 	}
-	now, ok := k.peerStatus(t.Server, t.Database)
-	switch {
-	case !ok || !k.heard(t.Server):
+	if _, ok := k.peerStatus(t.Server, t.Database); !ok || !k.heard(t.Server) {
 		return kind.WithHint(kind.Errorf(kind.Busy, "%s is not heard: its copy of %s cannot be seeded now", t.Server, t.Database), "postern server list")
-	case now.State == org.CopySeeding:
-		return kind.WithHint(kind.Errorf(kind.Conflict, "%s on %s is being seeded already, %d of %d bytes are there", t.Database, t.Server, now.SeedDone, now.SeedTotal),
-			fmt.Sprintf("postern copy seeds; to begin anew first postern copy update %s %s --cancel", t.Database, t.Server))
 	}
 	view := k.group.View()
 	def, _ := view.Database(t.Database)
