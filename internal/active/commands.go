@@ -52,7 +52,7 @@ type evacuateArgs struct {
 type balanceArgs struct {
 	By        string `json:"by" enum:"preference,site" default:"preference" doc:"preference: each database to its most preferred copy that is fit; site: within the site of that copy, shared evenly"`
 	Deviation int    `json:"deviation" default:"-1" doc:"by how many percent of the mean a server may have more databases than the mean; -1: by preference no limit, by site 20"`
-	Show      bool   `json:"show" doc:"only show how databases would be spread: the moves, as with --dry-run"`
+	Show      bool   `json:"show" dry:"true" doc:"only show how databases would be spread: the moves, as with --dry-run"`
 	DryRun    bool   `json:"dry_run" doc:"only say what would be done"`
 }
 

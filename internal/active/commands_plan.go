@@ -18,7 +18,7 @@ type PlanRow struct {
 	State   org.PlanState  `json:"state" col:"STATE"`
 	Step    string         `json:"step,omitempty" col:"STEP"`
 	Owner   org.ServerName `json:"owner,omitempty" col:"BY"`
-	Created time.Time      `json:"created" col:"CREATED"`
+	Created time.Time      `json:"created,omitzero" col:"CREATED"`
 	Ended   *time.Time     `json:"ended,omitempty" col:"ENDED"`
 	Held    string         `json:"held,omitempty" col:"WHY"`
 }

@@ -235,6 +235,9 @@ func TestBalanceCommand(t *testing.T) {
 		if p, err := m.balanceCommand(t.Context(), balanceArgs{By: "preference", Deviation: -1}); err != nil || len(p.Steps) != 5 || home() != 5 {
 			t.Errorf("%+v, %v, %d are home", p, err, home())
 		}
+		if p, err := m.balanceCommand(t.Context(), balanceArgs{By: "preference", Deviation: -1}); err != nil || len(p.Steps) != 1 || p.Steps[0].Name != "leave DB0003" || !strings.Contains(p.Steps[0].Detail, "not MBX01: ") {
+			t.Errorf("nothing can be done: %+v, %v", p, err)
+		}
 		if sp := m.spread(); sp[0].Active != 5 || sp[0].Preferred != 5 || sp[0].Prefer != 6 || sp[0].Copies != 6 {
 			t.Errorf("%+v", sp)
 		}
@@ -244,6 +247,9 @@ func TestBalanceCommand(t *testing.T) {
 		synctest.Wait()
 		if home() != 6 {
 			t.Errorf("inside the window %d are home", home())
+		}
+		if p, err := m.balanceCommand(t.Context(), balanceArgs{By: "preference", Deviation: -1}); err != nil || len(p.Steps) != 1 || p.Steps[0].Detail != "every database is where it should be (6)" {
+			t.Errorf("nothing to do: %+v, %v", p, err)
 		}
 		if p, err := m.balanceCommand(t.Context(), balanceArgs{By: "site", Deviation: 20}); err != nil || home() > 3 || len(p.Steps) == 0 {
 			// What came home a moment ago stays for five minutes.

@@ -36,6 +36,9 @@ func TestPlanDetails(t *testing.T) {
 		}
 	}
 	p.State, p.Ended = org.PlanDone, at
+	if b, err := json.Marshal(planDetails(org.Plan{Kind: "maintenance"}, at)); err != nil || strings.Contains(string(b), "created") {
+		t.Errorf("a plan that was only shown: %s, %v", b, err)
+	}
 	if d := planDetails(p, at); d.Step != "" || d.Ended == nil {
 		t.Errorf("%+v", d)
 	}

@@ -1,8 +1,10 @@
 package active
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/internal/active/balance"
@@ -86,16 +88,24 @@ func (sc *scene) balanced(def org.Database, mt org.Mount) balance.DB {
 	db := balance.DB{Name: def.Name, Active: mt.Active}
 	q := sc.question(def, mt, choose.Rebalance)
 	for _, c := range q.Candidates {
-		fit := c.Server == mt.Active
-		if !fit {
-			one := q
-			one.Candidates = []choose.Candidate{c}
-			one.Candidates[0].MaximumActive, one.Candidates[0].MaximumPreferred = 0, 0 // counted by the plan
-			fit = choose.Choose(one).Target != "" && c.State == org.CopyHealthy
-		}
-		db.Copies = append(db.Copies, balance.Copy{Server: c.Server, Preference: c.Preference, Fit: fit})
+		db.Copies = append(db.Copies, balance.Copy{Server: c.Server, Preference: c.Preference, Fit: c.Server == mt.Active || unfit(q, c) == ""})
 	}
 	return db
+}
+
+// unfit says why a copy would not be chosen if no other were there, empty where
+// it would. Maxima are counted by the plan.
+func unfit(q choose.Question, c choose.Candidate) string {
+	c.MaximumActive, c.MaximumPreferred = 0, 0
+	q.Candidates = []choose.Candidate{c}
+	d := choose.Choose(q)
+	switch {
+	case d.Target != "" && c.State == org.CopyHealthy:
+		return ""
+	case d.Target == "" && len(d.Passed) > 0:
+		return d.Passed[0].Why
+	}
+	return fmt.Sprintf("its copy is %s", c.State)
 }
 
 // rebalance is the command of that.
@@ -104,11 +114,50 @@ func (m *Manager) rebalance(ctx context.Context, r balance.Rules, dry bool) (com
 		return command.Plan{DryRun: dry}, err
 	}
 	sc := m.look(m.group.View())
-	p, err := m.moveAll(ctx, sc, m.unbalanced(sc, r), balanceAtOnce, false, dry)
+	os := m.unbalanced(sc, r)
+	if len(os) == 0 {
+		return command.Plan{DryRun: dry, Steps: sc.stays(r)}, nil
+	}
+	p, err := m.moveAll(ctx, sc, os, balanceAtOnce, false, dry)
 	if err != nil {
 		return p, fmt.Errorf("balance: %w", err)
 	}
 	return p, nil
+}
+
+// stays says why balancing moves nothing: all is where it should be, or what
+// would be at home elsewhere cannot go there.
+func (sc *scene) stays(r balance.Rules) []command.Step {
+	n := 0
+	var out []command.Step
+	for _, def := range sc.v.Databases() {
+		mt, ok := sc.v.Mount(def.Name)
+		if !ok || mt.Active == "" {
+			out = append(out, command.Step{Name: "leave " + string(def.Name), Detail: "it is active nowhere"})
+			continue
+		}
+		n++
+		if why := sc.away(def, mt); r.By == balance.Preference && why != "" {
+			out = append(out, command.Step{Name: "leave " + string(def.Name), Detail: fmt.Sprintf("on %s: %s", mt.Active, why)})
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
+	return []command.Step{{Name: "move nothing", Detail: fmt.Sprintf("every database is where it should be (%d)", n), Done: true}}
+}
+
+// away says why a database stays away from its most preferred copy, empty where
+// it is there.
+func (sc *scene) away(def org.Database, mt org.Mount) string {
+	q := sc.question(def, mt, choose.Rebalance)
+	best := slices.MinFunc(q.Candidates, func(a, b choose.Candidate) int {
+		return cmp.Or(cmp.Compare(a.Preference, b.Preference), cmp.Compare(a.Server, b.Server))
+	})
+	if best.Server == mt.Active {
+		return ""
+	}
+	return fmt.Sprintf("not %s: %s", best.Server, cmp.Or(unfit(q, best), "it is not up, or it takes no more active databases"))
 }
 
 // Spread is how many databases are active on a server, and how many prefer it.

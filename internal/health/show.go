@@ -32,6 +32,9 @@ func (d *Desk) member(s org.ServerName) error {
 	return kind.WithHint(kind.Errorf(kind.NotFound, "server %s is not in the group", s), "postern server list")
 }
 
+// Sets are the health sets that this version knows.
+func (d *Desk) Sets() []Set { return slices.Clone(d.items.Sets) }
+
 func (d *Desk) set(name string) (Set, bool) {
 	i := slices.IndexFunc(d.items.Sets, func(s Set) bool { return s.Name == name })
 	if i < 0 {

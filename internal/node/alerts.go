@@ -28,7 +28,7 @@ func (w *mailWorker) newNotifier() {
 	}
 	cfg.Hello = w.cfg.SMTP.Hostname
 	w.alerts = notify.New(cfg, notify.Deps{Rows: groupRows{w.cluster}, Mesh: groupMesh{w.cluster}, Secrets: w.cluster,
-		Names: w.names, Own: w.ownHosts, Log: w.log, Events: w.events, Metrics: w.metrics})
+		Names: w.names, Servers: w.servers, Sets: w.sets, Own: w.ownHosts, Log: w.log, Events: w.events, Metrics: w.metrics})
 	w.events.Subscribe(w.alerts.Observe)
 }
 
@@ -41,6 +41,22 @@ func (w *mailWorker) names() []string {
 	}
 	for _, d := range v.Databases() {
 		out = append(out, string(d.Name))
+	}
+	return out
+}
+
+// servers are the members, for rules that name some.
+func (w *mailWorker) servers() (out []org.ServerName) {
+	for _, s := range w.cluster.View().Servers() {
+		out = append(out, s.Name)
+	}
+	return out
+}
+
+// sets are the health sets that alerts can be about.
+func (w *mailWorker) sets() (out []string) {
+	for _, s := range w.desk.Sets() {
+		out = append(out, s.Name)
 	}
 	return out
 }

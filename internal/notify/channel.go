@@ -156,6 +156,11 @@ func (c Channel) validateURL() error {
 	if len(c.To) == 0 {
 		return bad("channel %s: nobody to tell (--to)", c.Name)
 	}
+	for _, to := range c.To {
+		if !telephone(to) {
+			return kind.WithHint(bad("channel %s: %.60q is no telephone number", c.Name, to), "want digits, with a + before the country's: --to +491701234567")
+		}
+	}
 	if len(c.Form) > 20 {
 		return bad("channel %s: %d form fields: want at most 20", c.Name, len(c.Form))
 	}
@@ -171,6 +176,13 @@ func (c Channel) validateURL() error {
 		return bad("channel %s: no form field has {text} in it: nobody would learn what happened", c.Name)
 	}
 	return nil
+}
+
+// telephone tells whether s is a telephone number: digits, as E.164 has them
+// with a +, or as a gateway knows short ones of its own.
+func telephone(s string) bool {
+	digits := strings.TrimPrefix(s, "+")
+	return digits != "" && len(digits) <= 15 && strings.Trim(digits, "0123456789") == ""
 }
 
 // host is the host of the endpoint.

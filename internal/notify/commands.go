@@ -81,14 +81,14 @@ func channelCommands(n *Notifier) []command.Command {
 			func(ctx context.Context, in channelArgs) (command.None, error) {
 				return command.None{}, n.addChannel(ctx, in)
 			}),
-		command.New(command.Command{Noun: "notify", Verb: "channel list", Short: "List the notification channels and how they do", Roles: readers()},
+		command.New(command.Command{Noun: "notify", Verb: "channel list", Short: "List the notification channels and how they do", Roles: readers(), Example: "postern notify channel list"},
 			func(context.Context, command.None) ([]ChannelInfo, error) { return n.channels(), nil }),
 		command.New(command.Command{Noun: "notify", Verb: "channel set", Short: "Change a notification channel", Changes: true,
 			Example: "postern notify channel set ops --to ops@other.example --to duty@other.example"},
 			func(ctx context.Context, in setChannelArgs) (command.None, error) {
 				return command.None{}, n.setChannel(ctx, in)
 			}),
-		command.New(command.Command{Noun: "notify", Verb: "channel remove", Short: "Remove a notification channel", Changes: true},
+		command.New(command.Command{Noun: "notify", Verb: "channel remove", Short: "Remove a notification channel", Changes: true, Example: "postern notify channel remove chat"},
 			func(ctx context.Context, in channelName) (command.None, error) {
 				return command.None{}, n.removeChannel(ctx, in.Name)
 			}),

@@ -60,7 +60,7 @@ func alertCommands(n *Notifier) []command.Command {
 	return []command.Command{
 		command.New(command.Command{Noun: "alert", Verb: "list", Short: "List what is wrong", Roles: readers(), Example: "postern alert list --state all"},
 			func(_ context.Context, in alertListArgs) ([]AlertInfo, error) { return n.alerts(in), nil }),
-		command.New(command.Command{Noun: "alert", Verb: "show", Short: "Show an alert, and through which channels it was told", Roles: readers()},
+		command.New(command.Command{Noun: "alert", Verb: "show", Short: "Show an alert, and through which channels it was told", Roles: readers(), Example: "postern alert show 3f2a9c01d4"},
 			func(_ context.Context, in alertID) (AlertDetails, error) { return n.details(in.ID) }),
 		command.New(command.Command{Noun: "alert", Verb: "ack", Short: "Take an alert: no more reminders and no escalation", Changes: true, Roles: []command.Role{command.ServerAdmin},
 			Example: "postern alert ack 3f2a9c01d4 --comment 'I replace the disk'"},

@@ -70,14 +70,14 @@ func ruleCommands(n *Notifier) []command.Command {
 			func(ctx context.Context, in ruleArgs) (command.None, error) {
 				return command.None{}, n.addRule(ctx, in)
 			}),
-		command.New(command.Command{Noun: "notify", Verb: "rule list", Short: "List the notification rules", Roles: readers()},
+		command.New(command.Command{Noun: "notify", Verb: "rule list", Short: "List the notification rules", Roles: readers(), Example: "postern notify rule list"},
 			func(context.Context, command.None) ([]RuleInfo, error) { return n.rules(), nil }),
 		command.New(command.Command{Noun: "notify", Verb: "rule set", Short: "Change a notification rule", Changes: true,
 			Example: "postern notify rule set all --after 1m --quiet-hours 22:00-07:00 --zone Europe/Berlin"},
 			func(ctx context.Context, in setRuleArgs) (command.None, error) {
 				return command.None{}, n.setRule(ctx, in)
 			}),
-		command.New(command.Command{Noun: "notify", Verb: "rule remove", Short: "Remove a notification rule", Changes: true},
+		command.New(command.Command{Noun: "notify", Verb: "rule remove", Short: "Remove a notification rule", Changes: true, Example: "postern notify rule remove nights"},
 			func(ctx context.Context, in ruleName) (command.None, error) {
 				return command.None{}, n.removeRule(ctx, in.Name)
 			}),
@@ -101,6 +101,9 @@ func (n *Notifier) addRule(ctx context.Context, in ruleArgs) error {
 	case len(s.rules) >= maxRules:
 		return bad("there are %d rules, which is the most", maxRules)
 	}
+	if err := limited(n.d, in.Name, in.Codes, in.Servers, in.Sets); err != nil {
+		return err
+	}
 	return n.putRule(ctx, s, held[Rule]{value: Rule{Name: in.Name, Codes: in.Codes, Level: in.Level, Servers: in.Servers, Sets: in.Sets, Channels: in.Channels,
 		After: in.After, Repeat: in.Repeat, Escalate: in.Escalate, Quiet: in.Quiet, Zone: in.Zone}})
 }
@@ -110,6 +113,10 @@ func (n *Notifier) setRule(ctx context.Context, in setRuleArgs) error {
 	h, ok := s.rules[in.Name]
 	if !ok {
 		return noRule(in.Name)
+	}
+	// Only what is new is looked at: a server that a rule names may have left.
+	if err := limited(n.d, in.Name, in.Codes, in.Servers, in.Sets); err != nil {
+		return err
 	}
 	r := &h.value
 	if in.Every {

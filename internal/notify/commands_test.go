@@ -76,6 +76,13 @@ func TestCommands(t *testing.T) {
 		refuse(kind.Exists, "notify channel add", hook)
 		refuse(kind.Invalid, "notify channel add", params{"name": "ops", "kind": "email", "address": "127.0.0.1:25", "from": "a@example.com", "to": []string{"b@example.org"}})
 		refuse(kind.Invalid, "notify rule add", params{"name": "all", "channels": []string{"nobody"}})
+		for _, limit := range []params{{"codes": []int{99999}}, {"codes": []int{evAcknowledged.Code}}, {"servers": []string{"MBX9"}}, {"sets": []string{"Nope"}}} {
+			limit["name"], limit["channels"] = "narrow", []string{"chat"}
+			refuse(kind.Invalid, "notify rule add", limit)
+		}
+		must("notify rule add", params{"name": "narrow", "channels": []string{"chat"}, "codes": []int{codeFailing}, "servers": []string{"MBX1"}, "sets": []string{"Store"}})
+		refuse(kind.Invalid, "notify rule set", params{"name": "narrow", "sets": []string{"store"}})
+		must("notify rule remove", params{"name": "narrow"})
 		must("notify rule add", params{"name": "all", "channels": []string{"chat"}, "escalate": []string{"15m:chat"}})
 		must("notify rule set", params{"name": "all", "repeat": "1h", "quiet_hours": "22:00-07:00", "zone": "Europe/Berlin"})
 		refuse(kind.Invalid, "notify channel remove", params{"name": "chat"})
@@ -86,7 +93,7 @@ func TestCommands(t *testing.T) {
 				t.Errorf("the secret stands in %s", key)
 			}
 		}
-		if r := must("notify rule list", nil).([]RuleInfo); len(r) != 1 || r[0].Repeat != time.Hour || r[0].Escalate[0].After != 15*time.Minute {
+		if r := must("notify rule list", nil).([]RuleInfo); len(r) != 1 || r[0].Repeat != time.Hour || r[0].Escalate[0].After != 15*time.Minute || r[0].Escalate[0].String() != "after 15m: chat" {
 			t.Errorf("rules %+v", r)
 		}
 		n.Raise(Report{Code: 1801, Level: LevelError, Object: "Store", Sentence: "Store is red", Lasting: true, Critical: true})

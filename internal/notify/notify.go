@@ -75,6 +75,10 @@ type Deps struct {
 	// Names are the names that a sentence of an event may be about: databases
 	// and servers. nil: none.
 	Names func() []string
+	// Servers and Sets are the servers of the group and the health sets that rules
+	// may name; nil: not known here, any are taken.
+	Servers func() []org.ServerName
+	Sets    func() []string
 	// Own are the hosts and addresses of the members; e-mail does not go there.
 	Own func() []string
 	// Send replaces the ways to the endpoints; for tests.

@@ -2,10 +2,12 @@ package notify
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -60,6 +62,42 @@ func (e *Escalation) UnmarshalText(b []byte) error {
 		return fmt.Errorf("%.60q is no escalation (as in 15m:boss)", b)
 	}
 	*e = Escalation{d, strings.Split(names, "+")}
+	return nil
+}
+
+// String says it in words, as in "after 15m: boss and duty".
+func (e Escalation) String() string {
+	wait := e.After.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(wait, zero) {
+			wait = wait[:len(wait)-2]
+		}
+	}
+	return "after " + wait + ": " + strings.Join(e.Channels, " and ")
+}
+
+// limited refuses limits of a rule that no alert could meet: events, servers and
+// health sets that nobody here knows. d knows the last two.
+func limited(d Deps, rule string, codes []int, servers []org.ServerName, sets []string) error {
+	for _, c := range codes {
+		def, ok := event.Find(c)
+		switch {
+		case !ok:
+			return kind.WithHint(bad("rule %s: there is no event %d", rule, c), "docs/events.md lists the codes")
+		case def.Level < slog.LevelWarn:
+			return kind.WithHint(bad("rule %s: event %d (%s) only informs: it never becomes an alert", rule, c, def.Name), "docs/events.md lists the levels")
+		}
+	}
+	for _, s := range servers {
+		if d.Servers != nil && !slices.Contains(d.Servers(), s) {
+			return kind.WithHint(bad("rule %s: there is no server %.60q", rule, s), "postern server list")
+		}
+	}
+	for _, s := range sets {
+		if d.Sets != nil && !slices.Contains(d.Sets(), s) {
+			return kind.WithHint(bad("rule %s: there is no health set %.60q", rule, s), "names are case-sensitive; see postern health definitions")
+		}
+	}
 	return nil
 }
 

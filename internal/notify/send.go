@@ -78,7 +78,7 @@ func (s *sender) email(ctx context.Context, c Channel, secret string, m Message)
 	o.Timeouts = smtpc.Timeouts{Connect: t, Greeting: t, Hello: t, Envelope: t, Data: t, Block: t, Dot: t, Short: time.Second, Overall: t}
 	conn, err := smtpc.Dial(ctx, o)
 	if err != nil {
-		return fmt.Errorf("mail to %s: %w", c.Address, err)
+		return tlsHint(c, err)
 	}
 	defer conn.Quit(ctx)
 	e := mail.Envelope{From: c.From}
@@ -93,6 +93,24 @@ func (s *sender) email(ctx context.Context, c Channel, secret string, m Message)
 		return nil
 	}
 	return kind.Errorf(kind.Denied, "mail to %s: no receiver was accepted: %s", c.Address, sent.Recipients[0].Reply)
+}
+
+// tlsHint names the way out where a mail host and the channel do not agree on
+// TLS.
+func tlsHint(c Channel, err error) error {
+	wrapped := kind.Errorf(kind.Of(err), "mail to %s: %w", c.Address, err)
+	var f *smtpc.Failure
+	if !errors.As(err, &f) || c.TLS == TLSNone {
+		return wrapped
+	}
+	set := "postern notify channel set " + c.Name + " --tls "
+	switch {
+	case f.Stage == smtpc.StageSTARTTLS:
+		return kind.WithHint(wrapped, "if the mail goes a way that nobody else can read, "+set+"none sends it in clear")
+	case f.Stage == smtpc.StageTLS && c.TLS == TLSVerify:
+		return kind.WithHint(wrapped, "if the host is right and only its certificate is not, "+set+"encrypt takes any")
+	}
+	return wrapped
 }
 
 // webhook posts the message as JSON.
@@ -174,7 +192,11 @@ func (s *sender) post(c Channel, req *http.Request) error {
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:
 		return kind.WithHint(kind.Errorf(kind.Denied, "post to %s: it answers %s; redirects are not followed", c.host(), resp.Status), "set the channel's address to where it leads")
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
-		return kind.Errorf(kind.Denied, "post to %s: it answers %s: %s", c.host(), resp.Status, clip(string(answer), 200))
+		why := strings.TrimSpace(clip(string(answer), 200))
+		if why != "" {
+			why = ": " + why
+		}
+		return kind.Errorf(kind.Denied, "post to %s: it answers %s%s", c.host(), resp.Status, why)
 	case err != nil:
 		return fmt.Errorf("post to %s: its answer breaks off: %w", c.host(), err)
 	}

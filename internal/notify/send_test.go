@@ -176,6 +176,8 @@ func TestEmail(t *testing.T) {
 		{"", TLSVerify, "postern", false, "certificate"},
 		{"", TLSVerify, "mallory", true, "535 who?"},
 		{"notls", TLSVerify, "", true, "does not offer TLS"},
+		{"notls", TLSVerify, "", true, "--tls none"},
+		{"", TLSVerify, "postern", false, "--tls encrypt"},
 		{"refuse", TLSVerify, "", true, "nobody here"},
 		{"hang", TLSVerify, "", true, "mail to"},
 		{"babble", TLSVerify, "", true, "mail to"},
@@ -235,6 +237,7 @@ func TestWebhook(t *testing.T) {
 	})
 	mux.HandleFunc("/stolen", func(http.ResponseWriter, *http.Request) { redirected = true })
 	mux.HandleFunc("/no", func(rw http.ResponseWriter, _ *http.Request) { http.Error(rw, "go\x00 away", http.StatusForbidden) })
+	mux.HandleFunc("/mute", func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusInternalServerError) })
 	mux.HandleFunc("/endless", func(rw http.ResponseWriter, _ *http.Request) {
 		for {
 			if _, err := rw.Write(make([]byte, 64<<10)); err != nil {
@@ -259,7 +262,7 @@ func TestWebhook(t *testing.T) {
 		want    string
 	}{
 		{"/ok", true, ""}, {"/ok", false, "certificate"}, {"/away", true, "redirects are not followed"}, {"/no", true, "go  away"},
-		{"/endless", true, ""}, {"/hang", true, "deadline exceeded"},
+		{"/mute", true, "it answers 500 Internal Server Error"}, {"/endless", true, ""}, {"/hang", true, "deadline exceeded"},
 	} {
 		s := &sender{roots: pool}
 		if !c.trusted {
@@ -272,6 +275,9 @@ func TestWebhook(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), ch.Timeout)
 		err := s.send(ctx, ch, "key", message())
 		cancel()
+		if err != nil && strings.HasSuffix(err.Error(), ": ") {
+			t.Errorf("%s: %q says nothing at its end", c.path, err)
+		}
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: error %v, want %q", c.path, err, c.want)
 		}
@@ -351,7 +357,12 @@ func TestValidate(t *testing.T) {
 		"clear webhook":   func(c *Channel) { c.Kind, c.Address = Webhook, "http://example.com" },
 		"scheme":          func(c *Channel) { c.Kind, c.Address = Webhook, "file:///etc/passwd" },
 		"user in the URL": func(c *Channel) { c.Kind, c.Address = Webhook, "https://u:p@example.com" },
-		"no text":         func(c *Channel) { c.Kind, c.Address, c.Form = SMS, "https://example.com", []string{"to={to}"} },
+		"no number":       func(c *Channel) { c.Kind, c.Address, c.To = SMS, "https://example.com", []string{"+49170", "abc"} },
+		"only a plus":     func(c *Channel) { c.Kind, c.Address, c.To = SMS, "https://example.com", []string{"+"} },
+		"no text": func(c *Channel) {
+			c.Kind, c.Address, c.Form = SMS, "https://example.com", []string{"to={to}"}
+			c.To = []string{"+49170"}
+		},
 	} {
 		c := good
 		if f(&c); c.validate() == nil {

@@ -63,7 +63,8 @@ func (w *world) start(name org.ServerName) {
 	s := w.servers[name]
 	s.events = event.NewLog(slog.New(slog.DiscardHandler))
 	s.n = New(Config{Turn: w.turn}, Deps{Rows: s, Mesh: s, Secrets: s, Log: slog.New(slog.DiscardHandler), Events: s.events, Send: w.send,
-		Names: func() []string { return []string{"DB01", "DB02", "MBX1", "MBX2", "MBX3"} }})
+		Names:   func() []string { return []string{"DB01", "DB02", "MBX1", "MBX2", "MBX3"} },
+		Servers: func() []org.ServerName { return []org.ServerName{"MBX1", "MBX2", "MBX3"} }, Sets: func() []string { return []string{"Store"} }})
 	s.events.Subscribe(s.n.Observe)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	s.stop, s.done = cancel, make(chan struct{})

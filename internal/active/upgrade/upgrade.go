@@ -38,10 +38,21 @@ type Order struct {
 	Why          string        `json:"why,omitempty"`
 }
 
+// Turn is when a server comes, from 1 on; 0 where nothing is to do.
+type Turn int
+
+// String is the number, and a dash for none.
+func (t Turn) String() string {
+	if t == 0 {
+		return "-"
+	}
+	return strconv.Itoa(int(t))
+}
+
 // Server is a server with its programs.
 type Server struct {
 	Name    org.ServerName `json:"server" col:"SERVER"`
-	Turn    int            `json:"turn" col:"TURN"`
+	Turn    Turn           `json:"turn,omitempty" col:"TURN"`
 	Role    string         `json:"role" col:"ROLE"`
 	Active  int            `json:"active_databases" col:"ACTIVE"`
 	Running string         `json:"running" col:"RUNS"`
@@ -77,7 +88,7 @@ func Turns(f maintain.Facts, programs map[org.ServerName]org.Program, o Order) [
 	slices.SortStableFunc(out, func(a, b Server) int {
 		return cmp.Or(cmp.Compare(rank[a.Role], rank[b.Role]), cmp.Compare(a.Active, b.Active), cmp.Compare(a.Name, b.Name))
 	})
-	turn := 0
+	turn := Turn(0)
 	for i := range out {
 		if !out[i].done(o) {
 			turn++

@@ -55,12 +55,17 @@ func TestTurns(t *testing.T) {
 	var names []string
 	for i, s := range got {
 		names = append(names, string(s.Name))
-		if s.Turn != i+1 || s.Wanted != "v1.1.0" {
+		if s.Turn != Turn(i+1) || s.Wanted != "v1.1.0" {
 			t.Errorf("%+v", s)
 		}
 	}
 	if !slices.Equal(names, []string{"WIT1", "MBX3", "MBX1", "MBX2"}) {
 		t.Errorf("order %q: want the witness, the fewest active, the primary last", names)
+	}
+	for _, s := range Turns(facts(), programs("v1.1.0", "v1.1.0"), Order{}) {
+		if s.Turn != 0 || s.Turn.String() != "-" {
+			t.Errorf("nothing is to do: %+v", s)
+		}
 	}
 	p, err := Plan(got, Order{Pause: time.Minute}, times)
 	if err != nil || p.Steps[0].Server != "WIT1" || p.Steps[0].Name != StepReady || p.Steps[len(p.Steps)-1].Name != StepCalm || len(p.Steps)%4 != 0 {

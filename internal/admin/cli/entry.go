@@ -218,7 +218,8 @@ func (e *entry) run(cmd *cobra.Command, _ []string) error {
 	}
 	defer cl.close()
 	body := e.params.Pick(in, e.values)
-	if e.c.Dangerous && !e.p.agree && body["dry_run"] != true {
+	dry := slices.ContainsFunc(e.params.Fields(), func(f command.Field) bool { return f.Dry && body[f.Name] == true })
+	if e.c.Dangerous && !e.p.agree && !dry {
 		if err := e.showAndAsk(ctx, cl, body); err != nil {
 			return err
 		}

@@ -26,6 +26,9 @@ type Field struct {
 	Enum     []string
 	Required bool
 	Secret   bool
+	// Dry says that nothing is changed where it is true: dry_run, and what has the
+	// tag dry.
+	Dry bool
 	// Scope says that the value names what the command works on, so that the
 	// door can tell which organization that belongs to: ScopeOrganization,
 	// ScopeDomain or ScopeAddress (tag scope). A parameter called
@@ -107,7 +110,7 @@ func fieldOf(sf reflect.StructField, name string) (Field, error) {
 	f := Field{
 		Name: name, Type: sf.Type, Index: sf.Index, Doc: tag.Get("doc"), Default: tag.Get("default"),
 		Required: tag.Get("required") == "true", Secret: tag.Get("secret") == "true",
-		Scope: tag.Get("scope"), Complete: tag.Get("complete"),
+		Scope: tag.Get("scope"), Complete: tag.Get("complete"), Dry: name == "dry_run" || tag.Get("dry") == "true",
 	}
 	if name == "" {
 		return f, errors.New("no json tag")

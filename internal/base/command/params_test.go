@@ -227,3 +227,20 @@ func TestCheckFindsMistakes(t *testing.T) {
 		X string `json:"x" scope:"planet"`
 	}{}))
 }
+
+// TestDry: dry_run and what has the tag change nothing where they are true.
+func TestDry(t *testing.T) {
+	p, err := ParamsOf(reflect.TypeFor[struct {
+		DryRun bool `json:"dry_run"`
+		Show   bool `json:"show" dry:"true"`
+		Other  bool `json:"other"`
+	}]())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"dry_run": true, "show": true, "other": false} {
+		if f, ok := p.Lookup(name); !ok || f.Dry != want {
+			t.Errorf("%s: %t, want %t", name, f.Dry, want)
+		}
+	}
+}
