@@ -44,7 +44,7 @@ type CopyRow struct {
 	ReplayQ    uint64           `json:"replay_queue_length" col:"REPLAYQ"`
 	CopyBytes  int64            `json:"copy_queue_bytes" col:"-"`
 	ReplayByte int64            `json:"replay_queue_bytes" col:"-"`
-	Copied     org.LSN          `json:"log_copied" col:"COPIED"`
+	Copied     org.Bytes        `json:"log_copied" col:"COPIED"`
 	Replayed   org.LSN          `json:"log_replayed" col:"-"`
 	Term       org.Term         `json:"term" col:"-"`
 	Seed       string           `json:"seed,omitempty" col:"SEED"`
@@ -220,7 +220,7 @@ func (k *Keeper) copyRows(only org.DatabaseName) []CopyRow {
 				st.Generated = max(st.Generated, generated)
 				r.CopyQueue, r.ReplayQ = st.CopyQueueLength(), st.ReplayQueueLength()
 				r.CopyBytes, r.ReplayByte = int64(st.Generated-st.Copied), int64(st.Copied-st.Replayed)
-				r.Copied, r.Replayed, r.Term = st.Copied, st.Replayed, st.Term
+				r.Copied, r.Replayed, r.Term = org.Bytes(st.Copied), st.Replayed, st.Term
 				r.DiskUsed, r.Repairs, r.Network = st.DiskUsed, st.Repairs, st.Network
 				if st.SeedTotal > 0 {
 					r.Seed = fmt.Sprintf("%d%% from %s", st.SeedDone*100/st.SeedTotal, st.SeedSource)
@@ -232,6 +232,9 @@ func (k *Keeper) copyRows(only org.DatabaseName) []CopyRow {
 				if r.Reason == "" {
 					r.Reason = st.ReplayLagWhy
 				}
+			}
+			if r.Blocked && r.State != org.CopySuspended && r.State != org.CopyFailedAndSuspended {
+				r.Reason = strings.TrimPrefix(r.Reason+"; "+strings.TrimSuffix("activation is suspended: "+c.SuspendComment, ": "), "; ")
 			}
 			rows = append(rows, r)
 		}

@@ -140,6 +140,8 @@ func TestCopyStatus(t *testing.T) {
 	g := newAgreed()
 	g.heard = true
 	g.define(t, "MBX1", "MBX2", "MBX3")
+	g.put(t, "databases/DB01", org.Database{Name: "DB01", Copies: []org.Copy{{Server: "MBX1", Volume: "vol1", Preference: 1, ActivationSuspended: true},
+		{Server: "MBX2", Volume: "vol1", Preference: 2, ActivationSuspended: true, SuspendComment: "new disk"}, {Server: "MBX3", Volume: "vol1", Preference: 3}}})
 	const mib = 1 << 20
 	for s, st := range map[org.ServerName]org.CopyStatus{
 		"MBX1": {State: org.CopyMounted, Generated: 30 * mib, Copied: 30 * mib, Replayed: 30 * mib},
@@ -157,9 +159,9 @@ func TestCopyStatus(t *testing.T) {
 	}
 	var got []string
 	for _, r := range rows.([]CopyRow) {
-		got = append(got, fmt.Sprintf("%s %s %d %d %s", r.Server, r.State, r.CopyQueue, r.ReplayQ, r.Reason))
+		got = append(got, fmt.Sprintf("%s %s %d %d %s %s", r.Server, r.State, r.CopyQueue, r.ReplayQ, r.Copied, r.Reason))
 	}
-	if want := []string{"MBX1 Mounted 0 0 ", "MBX2 Healthy 10 5 why", "MBX3 ServiceDown 0 0 "}; !slices.Equal(got, want) {
+	if want := []string{"MBX1 Mounted 0 0 30.0 MiB activation is suspended", "MBX2 Healthy 10 5 20.0 MiB why; activation is suspended: new disk", "MBX3 ServiceDown 0 0 0 B "}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
@@ -261,5 +263,27 @@ func TestVolumeReset(t *testing.T) {
 				t.Errorf("%s: %+v", c.more, info)
 			}
 		}
+	}
+}
+
+// TestVolumeCheckOfTheSilent: what nobody can look at is one sentence, and an
+// error where it was asked for by name.
+func TestVolumeCheckOfTheSilent(t *testing.T) {
+	g := newAgreed()
+	g.define(t, "MBX1", "MBX2")
+	g.put(t, "servers/MBX2", org.Server{Name: "MBX2", Volumes: []org.VolumeName{"vol1", "vol2", "vol3"}})
+	k := &Keeper{group: g.server("MBX1"), me: "MBX1", volumes: map[org.VolumeName]*volume{}}
+	if out, err := order(t, k, "volume check", `{"server":"MBX2"}`); !kind.Is(err, kind.Busy) || !strings.Contains(err.Error(), "MBX2 is not heard") {
+		t.Errorf("by name: %+v, %v", out, err)
+	}
+	out, err := k.volumeCheck(t.Context(), volumeFilter{})
+	silent := 0
+	for _, p := range out {
+		if p.Server == "MBX2" {
+			silent++
+		}
+	}
+	if err != nil || silent != 1 {
+		t.Errorf("of all: %+v, %v", out, err)
 	}
 }

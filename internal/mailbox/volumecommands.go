@@ -20,8 +20,8 @@ type VolumeInfo struct {
 	Volume    org.VolumeName     `json:"volume" col:"VOLUME"`
 	State     org.VolumeState    `json:"state" col:"STATE"`
 	Databases []org.DatabaseName `json:"databases" col:"DATABASES"`
-	Size      int64              `json:"size" col:"SIZE"`
-	Free      int64              `json:"free" col:"FREE"`
+	Size      org.Bytes          `json:"size" col:"SIZE"`
+	Free      org.Bytes          `json:"free" col:"FREE"`
 	Latency   time.Duration      `json:"write_latency" col:"P99"`
 	Identity  string             `json:"identity,omitempty" col:"-"`
 	Path      string             `json:"path,omitempty" col:"-"`
@@ -117,7 +117,7 @@ func volumeNames(view *cluster.View, srv org.Server) []org.VolumeName {
 func (k *Keeper) volumeInfo(view *cluster.View, srv org.Server, name org.VolumeName) VolumeInfo {
 	info := VolumeInfo{Server: srv.Name, Volume: name, State: org.VolumeData}
 	if row, _, ok := rowOf(view, srv, name); ok {
-		info.State, info.Identity, info.Since, info.Size = cmpOr(row.State, org.VolumeData), row.Identity, row.Since, row.Size
+		info.State, info.Identity, info.Since, info.Size = cmpOr(row.State, org.VolumeData), row.Identity, row.Since, org.Bytes(row.Size)
 		info.Failed, info.Why = row.Failures(time.Now().Add(-layout.Week)), row.Why
 	}
 	for _, d := range view.Databases() {
@@ -131,7 +131,7 @@ func (k *Keeper) volumeInfo(view *cluster.View, srv org.Server, name org.VolumeN
 	}
 	for _, st := range k.PeerVolumes(srv.Name) {
 		if st.Volume == name {
-			info.Path, info.Size, info.Free, info.Latency, info.Cause = st.Path, st.Size, st.Free, st.Latency, st.Cause
+			info.Path, info.Size, info.Free, info.Latency, info.Cause = st.Path, org.Bytes(st.Size), org.Bytes(st.Free), st.Latency, st.Cause
 			info.Why = cmpOr(st.Why, info.Why)
 		}
 	}
@@ -155,7 +155,14 @@ func (k *Keeper) volumeCheck(ctx context.Context, in volumeFilter) ([]layout.Pro
 	out := []layout.Problem{}
 	view := k.group.View()
 	for _, srv := range view.Servers() {
-		if in.Server != "" && srv.Name != in.Server {
+		switch names := volumeNames(view, srv); {
+		case in.Server != "" && srv.Name != in.Server || len(names) == 0:
+			continue
+		case k.heard(srv.Name):
+		case in.Server != "":
+			return nil, kind.WithHint(kind.Errorf(kind.Busy, "volume check: server %s is not heard, so nobody can look at its %d volumes", srv.Name, len(names)), "postern server list")
+		default:
+			out = append(out, layout.Problem{Server: srv.Name, Level: layout.Error, Problem: fmt.Sprintf("the server is not heard, so nobody can look at its %d volumes", len(names)), Remedy: "postern server list"})
 			continue
 		}
 		for _, name := range volumeNames(view, srv) {
