@@ -274,7 +274,8 @@ func TestOverrideChecks(t *testing.T) {
 			o.Type, o.Item, o.Property, o.Value = "responder", `IMAP.Protocol\SelfTest.Restart`, "Enabled", "false"
 		}), nil, false, ""},
 		{"a responder that is not there", with(func(o *org.Override) { o.Type, o.Item = "responder", `IMAP.Protocol\SelfTest.Reboot` }), nil, false, "there is no responder"},
-		{"one critical monitor off", off("monitor", base.Item), nil, false, ""},
+		{"the only monitor of a critical set off", off("monitor", base.Item), nil, false, "critical health set IMAP.Protocol"},
+		{"what is off already stays off", off("probe", `Monitoring\Stalled`), []org.Override{worker}, false, ""},
 		{"the last critical monitor off", off("monitor", base.Item), []org.Override{worker}, false, "no monitor of a critical health set"},
 		{"by its probe", off("probe", base.Item), []org.Override{worker}, false, "no monitor of a critical health set"},
 		{"by force, for an hour", off("monitor", base.Item), []org.Override{worker}, true, ""},
@@ -286,6 +287,38 @@ func TestOverrideChecks(t *testing.T) {
 		err := checkOverride(items, c.all, c.o, c.force, now)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}
+
+// TestOverridesLeaveEachSetWatched: the monitors of one critical set are not
+// switched off one after the other, whatever others watch.
+func TestOverridesLeaveEachSetWatched(t *testing.T) {
+	look := func(context.Context, string) (Reading, error) { return Reading{}, nil }
+	items := hasten(whole(look, func() []string { return []string{"DB01"} }), Config{})
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	off := func(typ, name string) org.Override {
+		return org.Override{Type: typ, Item: `Store\` + name, Property: propEnabled, Value: "false", Until: now.Add(time.Hour)}
+	}
+	three := []org.Override{off(typeMonitor, "Read"), off(typeMonitor, "Commit"), off(typeMonitor, "ReadLatency")}
+	for _, c := range []struct {
+		name  string
+		all   []org.Override
+		o     org.Override
+		force bool
+		taken bool
+	}{
+		{"the first", nil, three[0], false, true},
+		{"the third", three[:2], three[2], false, true},
+		{"the last", three, off(typeMonitor, "CommitLatency"), false, false},
+		{"the last, by force", three, off(typeMonitor, "CommitLatency"), true, true},
+		{"the probe of the last", three, off(typeProbe, "Commit"), false, false},
+		{"one probe of two", nil, off(typeProbe, "Commit"), false, true},
+		{"the other probe", []org.Override{off(typeProbe, "Commit")}, off(typeProbe, "Read"), false, false},
+	} {
+		err := checkOverride(items, c.all, c.o, c.force, now)
+		if (err == nil) != c.taken || err != nil && !(kind.Is(err, kind.Denied) && strings.Contains(err.Error(), "critical health set Store")) {
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }

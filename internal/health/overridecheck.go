@@ -33,7 +33,7 @@ func checkOverride(items Items, all []org.Override, o org.Override, force bool, 
 	if o.Property != propEnabled || o.Value != "false" {
 		return nil
 	}
-	why := disables(items, append(slices.Clone(all), o))
+	why := disables(items, all, o)
 	if why == "" {
 		return nil
 	}
@@ -157,46 +157,63 @@ func checkProperty(o org.Override, known ...string) error {
 	return nil
 }
 
-// disables says what overrides would switch off that may not be, empty for
-// nothing: every monitor of the critical sets, or more than half of all items.
-func disables(items Items, all []org.Override) string {
-	r := rules{Overrides: all}
+// disables says what a new override would switch off, with all that hold
+// already, that may not be, empty for nothing: every monitor of the critical
+// sets, the last monitor of one of them, or more than half of all items.
+func disables(items Items, all []org.Override, o org.Override) string {
+	before := rules{Overrides: all}.watching(items)
+	r := rules{Overrides: append(slices.Clone(all), o)}
+	after := r.watching(items)
 	critical := map[string]bool{}
 	for _, s := range items.Sets {
 		critical[s.Name] = s.Priority == org.PriorityCritical
 	}
-	off, criticals, criticalsOff := 0, 0, 0
+	off, criticals, left := 0, 0, 0
 	for _, p := range items.Probes {
 		if _, on := r.probe(p, ""); !on {
 			off++
 		}
 	}
-	probeOn := func(m Monitor) bool {
-		for _, p := range items.Probes {
-			if p.Set+`\`+p.Name == m.probe() {
-				_, on := r.probe(p, "")
-				return on
-			}
-		}
-		return true
-	}
 	for _, m := range items.Monitors {
-		_, on := r.monitor(m, "")
-		if !on {
+		if _, on := r.monitor(m, ""); !on {
 			off++
 		}
-		if critical[m.Set] {
-			criticals++
-			if !on || !probeOn(m) {
-				criticalsOff++
-			}
+	}
+	blind := ""
+	for _, s := range items.Sets {
+		if !critical[s.Name] {
+			continue
+		}
+		criticals += before[s.Name]
+		left += after[s.Name]
+		if before[s.Name] > 0 && after[s.Name] == 0 {
+			blind = s.Name
 		}
 	}
 	switch total := len(items.Probes) + len(items.Monitors); {
-	case criticals > 0 && criticalsOff == criticals:
+	case criticals > 0 && left == 0:
 		return "no monitor of a critical health set would be left"
+	case blind != "":
+		return fmt.Sprintf("no monitor of the critical health set %s would be left", blind)
 	case 2*off > total:
 		return fmt.Sprintf("%d of %d items would be switched off", off, total)
 	}
 	return ""
+}
+
+// watching counts the monitors of each set that are on and whose probe is.
+func (r rules) watching(items Items) map[string]int {
+	silent := map[string]bool{}
+	for _, p := range items.Probes {
+		if _, on := r.probe(p, ""); !on {
+			silent[p.Set+`\`+p.Name] = true
+		}
+	}
+	out := map[string]int{}
+	for _, m := range items.Monitors {
+		if _, on := r.monitor(m, ""); on && !silent[m.probe()] {
+			out[m.Set]++
+		}
+	}
+	return out
 }

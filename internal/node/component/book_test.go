@@ -175,6 +175,43 @@ func TestRefused(t *testing.T) {
 	})
 }
 
+// TestLastServer: the last server that serves a component keeps it.
+func TestLastServer(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		in     setIn
+		before []setIn // of the other server, or of this one
+		quiet  time.Duration
+		taken  bool
+	}{
+		{"another serves it", setIn{Component: org.IMAPComponent, State: org.Inactive}, nil, 0, true},
+		{"the other is Inactive", setIn{Component: org.IMAPComponent, State: org.Draining}, []setIn{{Server: "MBX2", Component: org.IMAPComponent, State: org.Inactive}}, 0, false},
+		{"the other is out of service", setIn{Component: org.IMAPComponent, State: org.Draining}, []setIn{{Server: "MBX2", Component: org.ServerOffline, State: org.Draining}}, 0, false},
+		{"the other lacks something else", setIn{Component: org.IMAPComponent, State: org.Inactive}, []setIn{{Server: "MBX2", Component: org.SMTPComponent, State: org.Inactive}}, 0, true},
+		{"the other is not heard", setIn{Component: org.ServerOffline, State: org.Inactive}, nil, time.Minute, false},
+		{"by force", setIn{Component: org.ServerOffline, State: org.Inactive, Force: true}, nil, time.Minute, true},
+		{"back into service", setIn{Component: org.SMTPComponent, State: org.Active}, nil, time.Minute, true},
+		{"it does not serve it anyway", setIn{Component: org.SMTPComponent, State: org.Inactive}, []setIn{{Server: "MBX1", Component: org.SMTPComponent, State: org.Draining}}, time.Minute, true},
+		{"nobody is served by it", setIn{Component: org.Monitoring, State: org.Inactive}, nil, time.Minute, true},
+	} {
+		inBubble(t, func(t *testing.T, b *Book, g *group) {
+			for _, x := range c.before {
+				x.Requester, x.Force = org.Maintenance, true
+				if _, err := b.set(t.Context(), x); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g.mu.Lock()
+			g.quiet = c.quiet
+			g.mu.Unlock()
+			c.in.Server, c.in.Requester = "MBX1", org.Sidelined
+			if _, err := b.set(t.Context(), c.in); (err == nil) != c.taken || err != nil && !kind.Is(err, kind.Denied) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		})
+	}
+}
+
 // TestExpires: promise 2.
 func TestExpires(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *Book, g *group) {

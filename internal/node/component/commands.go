@@ -36,6 +36,7 @@ type setIn struct {
 	Requester org.Requester      `json:"requester" enum:"Sidelined,Maintenance,Functional,Deployment,HealthAPI" default:"Sidelined" doc:"on whose behalf"`
 	Why       string             `json:"why" doc:"reason, for those who find it held back"`
 	For       time.Duration      `json:"for" doc:"time after which the wish ends by itself; never when not given"`
+	Force     bool               `json:"force" doc:"also where no other server would serve the component"`
 }
 
 // longestFor bounds how long a wish with an end may last.
@@ -55,7 +56,7 @@ func Commands(b *Book) []command.Command {
 		command.New(command.Command{Noun: "component", Verb: "set", Short: "Take a part of a server out of service, or back in", Changes: true,
 			Long: "Draining finishes what is under way and takes nothing new, Inactive ends clients between two commands. " +
 				"Each requester has a wish of its own and the strongest counts: Active ends only the wish of this requester, and the answer names who still holds the component. " +
-				"HealthAPI belongs to the recovery actions and cannot be used by hand.",
+				"HealthAPI belongs to the recovery actions and cannot be used by hand. The last server that serves a component keeps it, unless --force says otherwise.",
 			Example: "postern component set MBX2 imap Draining --why 'memory is changed' --for 2h"}, b.set),
 	}
 }
@@ -118,10 +119,31 @@ func (b *Book) set(ctx context.Context, in setIn) (Row, error) {
 	case len(in.Why) > maxWhy:
 		return Row{}, kind.Errorf(kind.Invalid, "set %s: a reason of %d bytes is longer than %d", in.Component, len(in.Why), maxWhy)
 	}
+	if in.State != org.Active && !in.Force && b.onlyServer(in.Server, in.Component) {
+		return Row{}, kind.WithHint(kind.Errorf(kind.Denied, "set %s: %s is the last server of the group that serves it", in.Component, in.Server),
+			"postern component list tells what the others do; --force does it all the same")
+	}
 	if in.For > 0 {
 		e.Expires = b.d.Now().Add(in.For).UTC().Truncate(time.Second)
 	}
 	return b.Set(ctx, in.Server, e)
+}
+
+// onlyServer tells whether a server serves a component that clients or mail need
+// and no other server that is heard does.
+func (b *Book) onlyServer(s org.ServerName, c org.Component) bool {
+	if c == org.Monitoring || c == org.RecoveryActions || b.Of(s, c) != org.Active {
+		return false
+	}
+	for _, o := range b.d.Group.View().Servers() {
+		if o.Name == s || o.Witness || b.Of(o.Name, c) != org.Active {
+			continue
+		}
+		if now, ok := b.said(o.Name).Components[c]; ok && now.State == org.Active {
+			return false
+		}
+	}
+	return true
 }
 
 // Set writes the wish of a requester about a component of a server, or, for
