@@ -74,7 +74,7 @@ func drillCommands(m *Manager) []command.Command {
 				p, err := m.drillPlan(ctx, in.order(ctx))
 				return m.begin(ctx, p, err, in.DryRun, in.Wait)
 			}),
-		command.New(command.Command{Noun: "drill", Verb: "list", Short: "List the reports of drills, the newest first", Roles: read},
+		command.New(command.Command{Noun: "drill", Verb: "list", Short: "List the reports of drills, the newest first", Roles: read, Example: "postern drill list"},
 			func(context.Context, command.None) ([]DrillRow, error) {
 				out := []DrillRow{}
 				all := drill.Reports(m.group.View())

@@ -90,7 +90,7 @@ type planAbortArgs struct {
 func planCommands(m *Manager) []command.Command {
 	read := []command.Role{command.ServerAdmin, command.Auditor}
 	return []command.Command{
-		command.New(command.Command{Noun: "plan", Verb: "list", Short: "List the plans that run, or with --all also those that ended", Roles: read},
+		command.New(command.Command{Noun: "plan", Verb: "list", Short: "List the plans that run, or with --all also those that ended", Roles: read, Example: "postern plan list --all"},
 			func(_ context.Context, in planListArgs) ([]PlanRow, error) {
 				out := []PlanRow{}
 				for _, p := range m.works.engine.List() {
@@ -113,7 +113,7 @@ func planCommands(m *Manager) []command.Command {
 				return command.None{}, m.works.engine.Resume(ctx, in.ID, command.CallerOf(ctx).Name, in.Skip)
 			}),
 		command.New(command.Command{Noun: "plan", Verb: "abort", Short: "End a plan and take back what it did", Changes: true, Dangerous: true,
-			Long: "Wishes that the plan made are removed, the last first. Databases and roles that it moved stay where they are: they are as good there."},
+			Long: "Wishes that the plan made are removed, the last first. Databases and roles that it moved stay where they are: they are as good there.", Example: "postern plan abort 261121-124455-3fa2 --dry-run"},
 			m.abortPlan),
 	}
 }

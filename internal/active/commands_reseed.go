@@ -53,9 +53,9 @@ type StepInfo struct {
 func reseedCommands(m *Manager) []command.Command {
 	read := []command.Role{command.ServerAdmin, command.Auditor}
 	return []command.Command{
-		command.New(command.Command{Noun: "reseed", Verb: "list", Short: "List what AutoReseed does with volumes whose copies failed", Roles: read},
+		command.New(command.Command{Noun: "reseed", Verb: "list", Short: "List what AutoReseed does with volumes whose copies failed", Roles: read, Example: "postern reseed list MBX1"},
 			func(_ context.Context, in reseedFilter) ([]ReseedInfo, error) { return m.reseeds(in.Server), nil }),
-		command.New(command.Command{Noun: "reseed", Verb: "show", Short: "Show each step of AutoReseed's work on a volume", Roles: read},
+		command.New(command.Command{Noun: "reseed", Verb: "show", Short: "Show each step of AutoReseed's work on a volume", Roles: read, Example: "postern reseed show MBX1 Vol2"},
 			func(_ context.Context, in reseedArg) ([]StepInfo, error) {
 				row, _, err := m.reseedRow(in)
 				if err != nil {
@@ -67,12 +67,12 @@ func reseedCommands(m *Manager) []command.Command {
 				}
 				return out, nil
 			}),
-		command.New(command.Command{Noun: "reseed", Verb: "retry", Short: "Have AutoReseed act on a volume at once, also after its tries were used up or it was cancelled", Changes: true},
+		command.New(command.Command{Noun: "reseed", Verb: "retry", Short: "Have AutoReseed act on a volume at once, also after its tries were used up or it was cancelled", Changes: true, Example: "postern reseed retry MBX1 Vol2"},
 			func(ctx context.Context, in reseedArg) ([]ReseedInfo, error) {
 				err := m.editReseed(ctx, in, func(r *org.Reseed) { r.Retry, r.Cancelled = true, "" })
 				return m.reseeds(in.Server), err
 			}),
-		command.New(command.Command{Noun: "reseed", Verb: "cancel", Short: "Hold AutoReseed back from a volume until it is retried; seeds that run go on", Changes: true},
+		command.New(command.Command{Noun: "reseed", Verb: "cancel", Short: "Hold AutoReseed back from a volume until it is retried; seeds that run go on", Changes: true, Example: "postern reseed cancel MBX1 Vol2 --why 'the disk is replaced today'"},
 			func(ctx context.Context, in reseedCancel) ([]ReseedInfo, error) {
 				why := in.Why
 				if why == "" {

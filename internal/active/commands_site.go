@@ -90,7 +90,7 @@ type SiteDatabase struct {
 func SiteCommands(x *Sites) []command.Command {
 	read := []command.Role{command.ServerAdmin, command.Auditor}
 	return []command.Command{
-		command.New(command.Command{Noun: "site", Verb: "list", Short: "List the sites of the group, as the server that is asked finds them", Roles: read},
+		command.New(command.Command{Noun: "site", Verb: "list", Short: "List the sites of the group, as the server that is asked finds them", Roles: read, Example: "postern site list"},
 			func(context.Context, command.None) ([]SiteRow, error) { return x.list(), nil }),
 		command.New(command.Command{Noun: "site", Verb: "show", Short: "Show the servers of a site, whom they hear, whether they may lead, and what is active there", Roles: read,
 			Example: "postern site show Hamburg"},

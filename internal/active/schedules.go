@@ -110,11 +110,11 @@ func scheduleCommands(m *Manager) []command.Command {
 				"otherwise the reason stands in drill schedule list, and it is asked again 15 minutes later.",
 			Example: "postern drill schedule add weekly kill-worker --window \"Sun 02:00-04:00\""}, m.addSchedule),
 		command.New(command.Command{Noun: "drill", Verb: "schedule list", Short: "List the schedules of drills, when each had its last, and why one was refused",
-			Roles: []command.Role{command.ServerAdmin, command.Auditor}},
+			Roles: []command.Role{command.ServerAdmin, command.Auditor}, Example: "postern drill schedule list"},
 			func(context.Context, command.None) ([]drill.Schedule, error) {
 				return append([]drill.Schedule{}, drill.Schedules(m.group.View())...), nil
 			}),
-		command.New(command.Command{Noun: "drill", Verb: "schedule remove", Short: "End a schedule of drills", Changes: true},
+		command.New(command.Command{Noun: "drill", Verb: "schedule remove", Short: "End a schedule of drills", Changes: true, Example: "postern drill schedule remove weekly"},
 			func(ctx context.Context, in scheduleArg) (command.None, error) {
 				key := drill.SchedulePrefix + in.Name
 				if _, ok := m.group.View().Get(key); !ok {

@@ -95,9 +95,9 @@ type NetworkSettingsInfo struct {
 func networkCommands(c *Cluster) []command.Command {
 	read := []command.Role{command.ServerAdmin, command.Auditor}
 	return []command.Command{
-		command.New(command.Command{Noun: "network", Verb: "list", Short: "List the networks between the servers and how they are", Roles: read},
+		command.New(command.Command{Noun: "network", Verb: "list", Short: "List the networks between the servers and how they are", Roles: read, Example: "postern network list"},
 			func(context.Context, command.None) ([]NetworkInfo, error) { return c.Networks(), nil }),
-		command.New(command.Command{Noun: "network", Verb: "show", Short: "Show one network: interfaces and paths", Roles: read},
+		command.New(command.Command{Noun: "network", Verb: "show", Short: "Show one network: interfaces and paths", Roles: read, Example: "postern network show Replication01"},
 			func(_ context.Context, in networkArg) (NetworkDetails, error) { return c.showNetwork(in.Name) }),
 		command.New(command.Command{Noun: "network", Verb: "set", Short: "Change what a network is used for", Changes: true,
 			Example: "postern network set Replication02 --preference 1"},
@@ -108,7 +108,7 @@ func networkCommands(c *Cluster) []command.Command {
 			Long:    "Without parameters it shows the settings. In manual mode networks stay as they are until somebody changes them.",
 			Example: "postern network settings --compression enabled"},
 			c.setNetworkSettings),
-		command.New(command.Command{Noun: "network", Verb: "discover", Short: "Find the networks anew, and forget those in which no server stands any more", Changes: true},
+		command.New(command.Command{Noun: "network", Verb: "discover", Short: "Find the networks anew, and forget those in which no server stands any more", Changes: true, Example: "postern network discover"},
 			func(ctx context.Context, _ command.None) ([]NetworkInfo, error) {
 				if _, s := c.networks(); s.Manual {
 					return nil, kind.WithHint(kind.Errorf(kind.Invalid, "networks are made by hand"), "postern network settings --manual=false")

@@ -106,7 +106,7 @@ func seedCommands(k *Keeper) []command.Command {
 		command.New(command.Command{Noun: "copy", Verb: "set", Short: "Change the activation preference of a copy, its replay lag, or keep AutoReseed off it", Changes: true,
 			Long:    "A copy with a replay lag takes log at once, so it may be in sync, and replays it so much later: postern mailbox recover takes from it what was destroyed since. It is not activated by itself unless --activatable is given. A lag longer than hold_time of transport is refused: Safety Net could not make good what the copy has not replayed.",
 			Example: "postern copy set DB01 MBX3 --auto-reseed off"}, k.setCopy),
-		command.New(command.Command{Noun: "copy", Verb: "seeds", Short: "Show seeds with their rate and the time left", Roles: readers},
+		command.New(command.Command{Noun: "copy", Verb: "seeds", Short: "Show seeds with their rate and the time left", Roles: readers, Example: "postern copy seeds"},
 			func(_ context.Context, _ command.None) ([]Seed, error) { return k.Seeds(), nil }),
 		command.New(command.Command{Noun: "copy", Verb: "update", Short: "Empty passive copies and seed them anew", Changes: true, Dangerous: true, Stream: true,
 			Long: "Seeds one copy, or with --server all passive copies of a server, and waits until they are healthy. Each server bounds how many of its seeds run at a time, and how many of them from one source. " +

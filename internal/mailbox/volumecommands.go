@@ -57,11 +57,11 @@ type volumeReset struct {
 // volumeCommands are the entries about volumes.
 func volumeCommands(k *Keeper) []command.Command {
 	return []command.Command{
-		command.New(command.Command{Noun: "volume", Verb: "list", Short: "List volumes, what they hold and how they are", Roles: readers},
+		command.New(command.Command{Noun: "volume", Verb: "list", Short: "List volumes, what they hold and how they are", Roles: readers, Example: "postern volume list MBX1"},
 			func(_ context.Context, in volumeFilter) ([]VolumeInfo, error) {
 				return k.volumeInfos(in.Server, ""), nil
 			}),
-		command.New(command.Command{Noun: "volume", Verb: "show", Short: "Show one volume", Roles: readers},
+		command.New(command.Command{Noun: "volume", Verb: "show", Short: "Show one volume", Roles: readers, Example: "postern volume show MBX1 Vol2"},
 			func(_ context.Context, in volumeArg) (VolumeInfo, error) {
 				all := k.volumeInfos(in.Server, in.Volume)
 				if len(all) == 0 {
@@ -70,12 +70,12 @@ func volumeCommands(k *Keeper) []command.Command {
 				return all[0], nil
 			}),
 		command.New(command.Command{Noun: "volume", Verb: "check", Short: "Name every problem of volumes and their layout, with its remedy", Roles: readers,
-			Long: "Looks at the mark and the identity of each disk, whether it is a disk of its own, what lies on it besides databases, how many copies share it and how these are spread. A spare is looked at as one."},
+			Long: "Looks at the mark and the identity of each disk, whether it is a disk of its own, what lies on it besides databases, how many copies share it and how these are spread. A spare is looked at as one.", Example: "postern volume check MBX1"},
 			k.volumeCheck),
 		command.New(command.Command{Noun: "volume", Verb: "set", Short: "Say what a volume is for: data, spare, or not to be used again", Changes: true,
 			Example: "postern volume set MBX1 Vol3 --spare"}, k.volumeSet),
 		command.New(command.Command{Noun: "volume", Verb: "reset", Short: "Accept the disk of a volume again, or another one in its place", Changes: true, Dangerous: true,
-			Long: "For a volume that failed or was retired, after its disk was mended or replaced. The disk has to be empty, or be one of this server with this volume's mark; a mark of another server is never overwritten. Where no copy is on it, it becomes a spare."},
+			Long: "For a volume that failed or was retired, after its disk was mended or replaced. The disk has to be empty, or be one of this server with this volume's mark; a mark of another server is never overwritten. Where no copy is on it, it becomes a spare.", Example: "postern volume reset MBX1 Vol2 --dry-run"},
 			k.volumeReset),
 	}
 }
