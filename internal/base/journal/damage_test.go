@@ -351,6 +351,43 @@ func TestScrubMendsHeader(t *testing.T) {
 	}
 }
 
+// TestScrubRepairsBeginOfSegment: the header of a segment and its first record
+// are damaged, and whoever is told repairs the record at once.
+func TestScrubRepairsBeginOfSegment(t *testing.T) {
+	fs := fsx.NewMem()
+	l := mustOpen(t, fs)
+	for range 30 {
+		mustWrite(t, l, 1, 2, 1000)
+	}
+	want := stream(t, l)
+	s := l.segs[1]
+	for _, at := range []int64{50, BlockSize + 50} {
+		if err := fs.Flip(s.path, at, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	repaired := 0
+	told := func(lsn org.LSN, _ error) {
+		h, err := parseHeader(want[lsn:], 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Repair(lsn, want[lsn:h.end()]) == nil {
+			repaired++
+		}
+	}
+	if _, err := l.Scrub(t.Context(), 0, nil, told); err != nil || repaired == 0 {
+		t.Fatal(err, repaired)
+	}
+	again := 0
+	if _, err := l.Scrub(t.Context(), 0, nil, func(org.LSN, error) { again++ }); err != nil || again > 0 {
+		t.Fatal(err, again)
+	}
+	if !bytes.Equal(stream(t, l), want) {
+		t.Error("the log is not what it was")
+	}
+}
+
 func TestScrubEnds(t *testing.T) {
 	l := mustOpen(t, fsx.NewMem())
 	mustWrite(t, l, 1, 30, 1000)

@@ -149,14 +149,20 @@ func (l *Log) scrubBlock(p Position, found func(org.LSN, error)) {
 	if err == nil {
 		err = kind.Errorf(kind.Corrupt, "segment %s says it follows %v, not %v", s.path, b.from, p)
 	}
+	if err := l.blockAnew(s, p, err); err != nil {
+		found(p.LSN, err) // which may repair: nothing is locked here
+	}
+}
+
+// blockAnew makes the damaged header block of a segment that begins at p anew.
+// Where p is not known to be of this log (cut, dropped, or more is damaged) the
+// damage stays.
+func (l *Log) blockAnew(s *segment, p Position, damage error) error {
 	l.mend.Lock()
 	defer l.mend.Unlock()
-	if q, ferr := l.contains(p); ferr != nil || !q { // cut, dropped, or more is damaged
-		found(p.LSN, err)
-		return
+	if q, err := l.contains(p); err != nil || !q {
+		return damage
 	}
-	l.log.Error("log segment header is damaged, made anew", "path", s.path, "err", err)
-	if err := l.mendBlock(s, p); err != nil {
-		found(p.LSN, err)
-	}
+	l.log.Error("log segment header is damaged, made anew", "path", s.path, "err", damage)
+	return l.mendBlock(s, p)
 }
