@@ -97,7 +97,7 @@ func (f *feed) spared(now, own time.Time) bool {
 	f.l.mu.Lock()
 	defer f.l.mu.Unlock()
 	m := f.l.members[f.peer]
-	return m != nil && f.l.commit == f.told && now.Sub(m.heard) <= 2*f.c.k.cfg.idleHeartbeat()
+	return m != nil && f.l.commit == f.told && now.Sub(m.heard) <= f.c.k.cfg.idleHeartbeat()+f.c.k.cfg.Heartbeat
 }
 
 // beatJointly sends a sign of life for all other databases, if that is for this

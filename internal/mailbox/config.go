@@ -117,7 +117,7 @@ func (c Config) WithDefaults() Config {
 // idleHeartbeat is the pause between signs of life while there is nothing to tell:
 // longer, and short enough that several may be late within the lease.
 func (c Config) idleHeartbeat() time.Duration {
-	return c.Heartbeat * max(1, c.Lease/4/c.Heartbeat)
+	return max(c.Heartbeat, min(c.Heartbeat*max(1, c.Lease/4/c.Heartbeat), ownBeat))
 }
 
 // lagMaxDelay is LagMaxDelay as lag.Rules have it.

@@ -170,8 +170,8 @@ func (c *dbCopy) applyDue(ctx context.Context) (time.Duration, error) {
 			}
 			continue
 		}
-		if set == 0 && end-c.index().Applied().LSN < lagBatch {
-			c.late.late.Store(false) // the log stream replays what comes from here on
+		if set == 0 && end-c.index().Applied().LSN < lagBatch && c.late.late.CompareAndSwap(true, false) {
+			continue // the log stream replays what comes from here on; what came before it knew is replayed here
 		}
 		if inForce == 0 {
 			return lagHurry, nil

@@ -18,6 +18,7 @@ type member struct {
 	connected bool      // has a stream
 	lostAt    time.Time // when the stream went, zero while connected
 	spoke     time.Time // when it was last heard on its stream, or of it by a joint beat
+	own       time.Time // when it was last heard on its stream
 	acked     org.LSN   // durable there, as far as it told
 	// behindSince is when it was first owed something it has not
 	// acknowledged, zero when it has all it was sent.
@@ -148,6 +149,8 @@ func (m *member) fails(tail org.LSN, r rules, now time.Time) string {
 		return "its server is gone: " + m.goneWhy
 	case m.stalls(r, now) && !m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace:
 		return fmt.Sprintf("it stalls: for %s it has not stored %d bytes it was sent (grace %s)", ms(m.behindSince), int64(tail)-int64(m.acked), r.grace)
+	case m.stalls(r, now) && now.Sub(m.spoke) < r.grace:
+		return fmt.Sprintf("its stream is silent for %s (grace %s)", ms(m.own), ownBeat+r.grace)
 	case m.stalls(r, now):
 		return fmt.Sprintf("it is silent for %s (grace %s)", ms(m.spoke), r.grace)
 	case !m.connected && !m.lostAt.IsZero() && now.Sub(m.lostAt) >= r.lostGrace:
@@ -160,6 +163,7 @@ func (m *member) fails(tail org.LSN, r rules, now time.Time) string {
 // it was sent, for the grace time.
 func (m *member) stalls(r rules, now time.Time) bool {
 	return m.connected && !m.spoke.IsZero() && now.Sub(m.spoke) >= r.grace ||
+		m.connected && !m.own.IsZero() && now.Sub(m.own) >= ownBeat+r.grace ||
 		!m.behindSince.IsZero() && now.Sub(m.behindSince) >= r.grace
 }
 

@@ -89,6 +89,8 @@ func TestWhyEvicted(t *testing.T) {
 		{member{gone: true, goneWhy: "silent for 2s, 2 of 3 agree"}, "its server is gone: silent for 2s, 2 of 3 agree"},
 		{member{connected: true, acked: 40, behindSince: now.Add(-1200 * time.Millisecond)}, "it stalls: for 1.2s it has not stored 60 bytes it was sent (grace 1s)"},
 		{member{connected: true, spoke: now.Add(-1500 * time.Millisecond)}, "it is silent for 1.5s (grace 1s)"},
+		{member{connected: true, spoke: now, own: now.Add(-2900 * time.Millisecond)}, ""},
+		{member{connected: true, spoke: now, own: now.Add(-3100 * time.Millisecond)}, "its stream is silent for 3.1s (grace 3s)"},
 		{member{lostAt: now.Add(-400 * time.Millisecond)}, "its connection is gone for 400ms (grace 300ms)"},
 	} {
 		if got := c.m.fails(100, r, now); got != c.want {

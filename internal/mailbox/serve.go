@@ -359,7 +359,8 @@ func (l *leader) connect(s org.ServerName, at org.LSN, conn io.Closer) int {
 	}
 	l.conns[s] = conn
 	if m := l.members[s]; m != nil {
-		m.connected, m.lostAt, m.spoke = true, time.Time{}, time.Now()
+		now := time.Now()
+		m.connected, m.lostAt, m.spoke, m.own = true, time.Time{}, now, now
 		m.acked, m.behindSince = at, time.Now() // until its first acknowledgement
 		// Nothing was confirmed that this copy, as a member of the set, did
 		// not hold; a log that ends earlier was lost or replaced.
@@ -405,6 +406,7 @@ func (l *leader) acked(s org.ServerName, line int, a ack) bool {
 		return false
 	}
 	m.spoke = time.Now()
+	m.own = m.spoke
 	if a.Echo > 0 {
 		if t := l.start.Add(time.Duration(a.Echo)); t.After(m.heard) {
 			m.heard = t

@@ -26,6 +26,12 @@ import (
 // is seeded, as after a long absence; one that was ordered to be made anew is
 // emptied first (honourReseed).
 func (c *dbCopy) takeUp() error {
+	c.mu.Lock()
+	needed := c.mount.Active == c.k.me || c.mount.IsInSync(c.k.me)
+	c.mu.Unlock()
+	if needed { // what is missing is missing: old history must not lead
+		return nil
+	}
 	if _, err := c.k.fs.Stat(c.dir); !kind.Is(err, kind.NotFound) {
 		return err
 	}

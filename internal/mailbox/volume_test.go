@@ -293,7 +293,7 @@ func TestSeedRate(t *testing.T) {
 	if got := p.rate(at.Add(200 * time.Second)); got > 100 {
 		t.Errorf("a seed that stands still has rate %d", got)
 	}
-	s := seedOf(org.CopyStatus{SeedTotal: 3000, SeedDone: 1000, RateIn: 100})
+	s := seedOf(org.CopyStatus{State: org.CopySeeding, SeedTotal: 3000, SeedDone: 1000, RateIn: 100})
 	if s.Percent != 33 || s.Left != 20*time.Second {
 		t.Errorf("%+v", s)
 	}

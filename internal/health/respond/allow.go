@@ -31,6 +31,8 @@ const BudgetKey = "recovery/budget"
 const (
 	budgetFor = 24 * time.Hour
 	maxGrants = 1000
+	// maxFailedMoves is how often a move of one target may fail in an hour.
+	maxFailedMoves = 10
 	// ahead is how far the wall time of a grant may lie in the future until it
 	// counts as now: another server's clock was wrong.
 	ahead = 10 * time.Minute
@@ -150,20 +152,26 @@ func (b Budget) Ended(row org.Recovery, now time.Time) Budget {
 }
 
 func (b Budget) throttled(t Throttle, q Request, now time.Time) string {
-	hour, day, group, under := 0, 0, 0, map[string]bool{}
+	hour, day, group, failed, under := 0, 0, 0, 0, map[string]bool{}
 	for i, g := range b.Grants {
 		if g.Action != q.Action {
 			continue
 		}
-		group++
 		age := now.Sub(g.At)
 		mine := g.Server == q.Server && g.Target == q.Target
+		if g.Failed && g.Action.moves() { // it took nothing away
+			if mine && age < time.Hour {
+				failed++
+			}
+			continue
+		}
+		group++
 		if mine {
 			day++
 			if age < time.Hour {
 				hour++
 			}
-			if age < t.LocalGap && !(g.Failed && g.Action.moves()) {
+			if age < t.LocalGap {
 				return fmt.Sprintf("%s %s was done here %v ago, the gap is %v", q.Action, q.Target, show(age), t.LocalGap)
 			}
 		}
@@ -181,6 +189,8 @@ func (b Budget) throttled(t Throttle, q Request, now time.Time) string {
 	}
 	perDay := t.GroupDay + t.DayPerServer*q.Servers + t.DayPerDatabase*q.Databases
 	switch {
+	case failed >= maxFailedMoves:
+		return fmt.Sprintf("%s %s failed here %d times in an hour", q.Action, q.Target, failed)
 	case t.LocalHour > 0 && hour >= t.LocalHour:
 		return fmt.Sprintf("%s %s was done here %d times in an hour", q.Action, q.Target, hour)
 	case t.LocalDay > 0 && day >= t.LocalDay:

@@ -65,19 +65,26 @@ func Next(c Chain, p *Progress, s Standing) (Responder, bool) {
 	if !p.Red || s.Now < p.Pause {
 		return Responder{}, false
 	}
-	for _, r := range c.Steps {
+	var again *Responder // what was tried waits for what was not
+	for i, r := range c.Steps {
 		if r.At == org.HealthOK || r.At.Badness() > s.State.Badness() || r.At.Badness() < p.Least.Badness() {
 			continue
 		}
 		if r.At == s.State && s.Now-s.Since < r.After/stretch(s) {
 			continue
 		}
-		if t, tried := p.Done[r.Name]; tried && !t.again(r, s) {
-			continue
+		t, tried := p.Done[r.Name]
+		if !tried {
+			return r, true
 		}
-		return r, true
+		if again == nil && t.again(r, s) {
+			again = &c.Steps[i]
+		}
 	}
-	return Responder{}, false
+	if again == nil {
+		return Responder{}, false
+	}
+	return *again, true
 }
 
 func stretch(s Standing) time.Duration { return max(s.Stretch, 1) }

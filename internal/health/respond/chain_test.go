@@ -98,6 +98,12 @@ func TestFailedStep(t *testing.T) {
 	if want := "0s Once failed; 1s Move failed; 1m1s Move failed; 2m1s Move failed"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+	// What fails for ever keeps nothing else from its turn.
+	c.Steps = append(c.Steps, Responder{Name: "Worker", At: org.Unhealthy, Wait: m, Action: RestartWorker}, Responder{Name: "Tell", At: org.Unhealthy1, Action: Escalate})
+	got = strings.Join(walk(c, &Progress{}, 1, nil, []Action{RestartService, MoveDatabases}, []stand{{org.Degraded, 30 * time.Second}, {org.Unhealthy, m}, {org.Unhealthy1, 90 * time.Second}}), "; ")
+	if want := "0s Once failed; 1s Move failed; 30s Worker; 1m30s Tell; 1m31s Move failed; 2m31s Move failed"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }
 
 // TestChainSurvivesRestart saves and shifts the progress at every second of a
