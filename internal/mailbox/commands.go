@@ -484,6 +484,10 @@ func (k *Keeper) suspendCopy(ctx context.Context, in suspendCopy) ([]CopyRow, er
 
 func (k *Keeper) resumeCopy(ctx context.Context, in resumeCopy) ([]CopyRow, error) {
 	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
+		if c.LagBeyondHold && c.ActivationSuspended && !in.ReplicationOnly {
+			return kind.WithHint(kind.Errorf(kind.Conflict, "activation of %s on %s stays suspended: its lag is longer than Safety Net keeps mail", in.Database, in.Server),
+				fmt.Sprintf("postern copy resume %s %s --replication-only", in.Database, in.Server))
+		}
 		c.Suspended, c.SuspendedBy = false, ""
 		c.ActivationSuspended = c.ActivationSuspended && in.ReplicationOnly
 		if !c.ActivationSuspended {

@@ -85,6 +85,7 @@ func TestLagNeedsHoldTime(t *testing.T) {
 		{`,"replay_lag":"2d"`, "", "", 48 * time.Hour, 48 * time.Hour, true},
 		{`,"replay_lag":"7d"`, "--replay-lag 7d is longer than hold_time 2d", "postern transport set hold_time 7d", 48 * time.Hour, 48 * time.Hour, true},
 		{`,"replay_lag":"7d","beyond_hold_time":true`, "", "", 168 * time.Hour, 0, true},
+		{`,"replay_lag":"7d","beyond_hold_time":true,"activatable":true`, "only looked back into", "", 168 * time.Hour, 0, true},
 		{`,"preference":1`, "", "", 168 * time.Hour, 0, true},
 		{`,"beyond_hold_time":true`, "goes with --replay-lag", "", 168 * time.Hour, 0, true},
 		{`,"replay_lag":"36h","activatable":true`, "", "", 36 * time.Hour, 36 * time.Hour, false},
@@ -94,6 +95,11 @@ func TestLagNeedsHoldTime(t *testing.T) {
 		got, err := give(t, k, "copy set", c.more)
 		if c.refused == "" && err != nil || c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused) || !strings.Contains(err.Error(), c.hint)) {
 			t.Errorf("%s: %v", c.more, err)
+		}
+		if got.LagBeyondHold {
+			if _, err := give(t, k, "copy resume", ""); !kind.Is(err, kind.Conflict) {
+				t.Errorf("%s: resumed: %v", c.more, err)
+			}
 		}
 		if l := org.LongestLag(k.group.View().Databases()); got.ReplayLag != c.lag || l != c.covered || got.ActivationSuspended != c.barred {
 			t.Errorf("%s: lag %s, %s is to be covered, activation suspended: %t", c.more, got.ReplayLag, l, got.ActivationSuspended)

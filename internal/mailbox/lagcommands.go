@@ -65,6 +65,9 @@ func (k *Keeper) mayLag(in copyArg, o lagOrder) error {
 	if err != nil || d == 0 {
 		return err
 	}
+	if o.Beyond && o.Activatable {
+		return kind.Errorf(kind.Invalid, "--beyond-hold-time is for a copy that is only looked back into, --activatable for one that may become active")
+	}
 	if err := k.covered(d, o.Beyond); err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func (k *Keeper) pastSource(ctx context.Context, db org.DatabaseName, t time.Tim
 		return "", kind.WithHint(kind.Errorf(kind.NotFound, "no copy of %s can be asked", db), "postern copy status "+string(db))
 	}
 	return "", kind.WithHint(kind.Errorf(kind.NotFound, "no copy of %s can show what was there at %s: %s", db, t.UTC().Format(time.RFC3339), strings.Join(reach, ", ")),
-		"take a later moment; a copy with a replay lag goes further back, or one with checkpoints: postern copy set "+string(db)+" SERVER --replay-lag 7d")
+		"take a later moment; a copy with a replay lag goes further back, or one with checkpoints: postern copy set "+string(db)+" SERVER --replay-lag 7d --beyond-hold-time")
 }
 
 func (p *Past) ask(ctx context.Context, q pastRequest) (pastAnswer, error) {
