@@ -48,7 +48,7 @@ func reseedRows(ctx context.Context, o options, s system, r *results) error {
 		return err
 	}
 	begun := time.Now()
-	if err := s.lab.Command(ctx, nil, "copy", "update", db.Name, server, "--begin"); err != nil {
+	if err := s.lab.Command(ctx, nil, "copy", "update", db.Name, server); err != nil {
 		return err
 	}
 	err = s.lab.Wait(ctx, seedPatience, func() error {
