@@ -275,21 +275,25 @@ func TestVolumeReset(t *testing.T) {
 // TestVolumeCheckOfTheSilent: what nobody can look at is one sentence, and an
 // error where it was asked for by name.
 func TestVolumeCheckOfTheSilent(t *testing.T) {
-	g := newAgreed()
-	g.define(t, "MBX1", "MBX2")
-	g.put(t, "servers/MBX2", org.Server{Name: "MBX2", Volumes: []org.VolumeName{"vol1", "vol2", "vol3"}})
-	k := &Keeper{group: g.server("MBX1"), me: "MBX1", volumes: map[org.VolumeName]*volume{}}
-	if out, err := order(t, k, "volume check", `{"server":"MBX2"}`); !kind.Is(err, kind.Busy) || !strings.Contains(err.Error(), "MBX2 is not heard") {
-		t.Errorf("by name: %+v, %v", out, err)
-	}
-	out, err := k.volumeCheck(t.Context(), volumeFilter{})
-	silent := 0
-	for _, p := range out {
-		if p.Server == "MBX2" {
-			silent++
+	for heard, says := range map[bool]string{false: "MBX2 is not heard", true: "MBX2 does not answer"} {
+		g := newAgreed()
+		g.heard = heard // and calls fail all the same
+		g.define(t, "MBX1", "MBX2")
+		g.put(t, "servers/MBX2", org.Server{Name: "MBX2", Volumes: []org.VolumeName{"vol1", "vol2", "vol3"}})
+		g.server("MBX2")
+		k := &Keeper{group: g.server("MBX1"), me: "MBX1", volumes: map[org.VolumeName]*volume{}}
+		if out, err := order(t, k, "volume check", `{"server":"MBX2"}`); !kind.Is(err, kind.Busy) || !strings.Contains(err.Error(), says) {
+			t.Errorf("by name: %+v, %v", out, err)
 		}
-	}
-	if err != nil || silent != 1 {
-		t.Errorf("of all: %+v, %v", out, err)
+		out, err := k.volumeCheck(t.Context(), volumeFilter{})
+		silent := 0
+		for _, p := range out {
+			if p.Server == "MBX2" {
+				silent++
+			}
+		}
+		if err != nil || silent != 1 {
+			t.Errorf("of all: %+v, %v", out, err)
+		}
 	}
 }

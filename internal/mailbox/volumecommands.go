@@ -168,6 +168,14 @@ func (k *Keeper) volumeCheck(ctx context.Context, in volumeFilter) ([]layout.Pro
 		for _, name := range volumeNames(view, srv) {
 			row, _, _ := rowOf(view, srv, name)
 			found, err := k.checkVolumeAt(ctx, srv.Name, volumeRequest{Volume: name, Spare: row.State == org.VolumeSpare})
+			if kind.Is(err, kind.Busy) && srv.Name != k.me {
+				// It went away a moment ago: its other volumes would say the same.
+				if in.Server != "" {
+					return nil, kind.WithHint(kind.Errorf(kind.Busy, "volume check: server %s does not answer", srv.Name), "postern server list")
+				}
+				out = append(out, layout.Problem{Server: srv.Name, Level: layout.Error, Problem: "the server does not answer, so nobody can look at its volumes", Remedy: "postern server list"})
+				break
+			}
 			if err != nil {
 				found = []layout.Problem{{Server: srv.Name, Volume: name, Level: layout.Error, Problem: err.Error(), Remedy: "postern server list"}}
 			}
