@@ -130,6 +130,7 @@ func (m *Manager) RunDrills(ctx context.Context) error {
 		run.look(ctx)
 		if time.Since(looked) >= scheduleEvery {
 			looked = time.Now()
+			m.strays(ctx)
 			m.schedules(ctx, looked)
 		}
 		select {

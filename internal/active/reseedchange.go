@@ -51,6 +51,7 @@ func (r *reseeder) deed(t *change, f reseed.Facts, next *org.Reseed, step reseed
 		next.Sources = r.choose(t.v, step.Databases)
 		t.volume(next.Volume, func(row *org.VolumeRow) { fail(row, t.now, org.VolumeFailed, "its copies went to "+string(step.Spare)) })
 		t.volume(step.Spare, func(row *org.VolumeRow) {
+			row.Take()
 			row.State, row.Since, row.Why = org.VolumeData, t.now, "took the place of "+string(next.Volume)
 		})
 		t.seeds(step.Databases, next.Sources, step.Spare)
@@ -72,6 +73,7 @@ func fail(row *org.VolumeRow, now time.Time, to org.VolumeState, why string) {
 	if row.Failures(now.Add(-volumeMemory)) > 1 {
 		to, why = org.VolumeRetired, "it failed twice within a week; "+why
 	}
+	row.Take()
 	row.State, row.Since, row.Why = to, now, why
 }
 

@@ -328,7 +328,10 @@ func (r *reseeder) spares(ctx context.Context, v *cluster.View, copies []reseed.
 			continue
 		}
 		s := reseed.Spare{Name: st.Volume, Size: st.Size, Problem: st.Why}
-		if st.Cause == "" {
+		if s.Problem == "" && row.Trial != "" {
+			s.Problem = "what drill " + row.Trial + " left is being removed"
+		}
+		if st.Cause == "" && row.Trial == "" {
 			problems, err := r.disks.CheckSpare(ctx, st.Volume, need)
 			switch {
 			case err != nil:

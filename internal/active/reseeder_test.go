@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postern-mail/postern/internal/active/reseed"
 	"github.com/postern-mail/postern/internal/base/event"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mailbox"
@@ -160,6 +161,34 @@ func TestReseedAssignsSpare(t *testing.T) {
 		g.put(t, mailbox.MountKey(mt.Database), mt)
 	}
 	turns(t, g, work, org.ReseedDone)
+}
+
+// TestReseedAndDrills takes no spare that a drill has not emptied yet, and no
+// drill has a say in what it takes.
+func TestReseedAndDrills(t *testing.T) {
+	g, _, _, work := broken(t)
+	trial := func(v org.VolumeName, id string) {
+		row, _ := volumeRow(g.View(), "MBX2", v)
+		row.Trial, row.TrialOf = id, org.VolumeTrial{Database: "DB01", Home: "Vol1"}
+		g.put(t, org.VolumeKey("MBX2", v), row)
+	}
+	trial("Vol2", "x")
+	turns(t, g, work, org.ReseedSpare)
+	turns(t, g, work, org.ReseedSeed)
+	if row := g.stage(t, "Vol1"); row.Spare != "Vol3" {
+		t.Errorf("it took %s", row.Spare)
+	}
+	var c change
+	c.v, c.me, c.now = g.View(), "MBX2", time.Now()
+	next := org.Reseed{Server: "MBX2", Volume: "Vol1"}
+	if err := work.deed(&c, reseed.Facts{}, &next, reseed.Step{Do: reseed.Assign, Spare: "Vol2"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range c.txn.Then {
+		if row, err := org.ParseVolume(op.Value); err != nil || row.Trial != "" || row.TrialOf.Home != "" {
+			t.Errorf("%s: %+v, %v", op.Key, row, err)
+		}
+	}
 }
 
 // TestReseedKeepsOff does nothing that could cost the last copy, or that

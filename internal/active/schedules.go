@@ -14,6 +14,35 @@ import (
 // scheduleEvery is the pause between two looks at the schedules of drills.
 const scheduleEvery = 20 * time.Second
 
+// strays takes this server's copies home that drills had to leave on a spare.
+func (m *Manager) strays(ctx context.Context) {
+	v := m.group.View()
+	k := drill.Kind{World: m.works, Library: m.works.maintain}
+	for _, row := range drill.Strays(v, m.me, m.works.ended) {
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		err := k.Home(ctx, func(ctx context.Context, t cluster.Txn) error {
+			_, err := m.group.Commit(ctx, t)
+			return err
+		}, row)
+		cancel()
+		if kind.Is(err, kind.Conflict) {
+			m.deps.Log.Debug("a copy stays on the spare a drill gave it", "database", row.TrialOf.Database, "volume", row.Volume, "drill", row.Trial, "why", err)
+			continue // it is needed there; another look comes
+		}
+		if err != nil {
+			m.deps.Log.Warn("a copy stays on the spare a drill gave it", "database", row.TrialOf.Database, "volume", row.Volume, "drill", row.Trial, "error", err)
+			continue
+		}
+		m.deps.Events.Emit(evPlan, "plan %s: %s on %s goes home from %s, where it had to stay", row.Trial, row.TrialOf.Database, m.me, row.Volume)
+	}
+}
+
+// ended tells of a plan that it has ended, or is kept no more.
+func (w *works) ended(id string) bool {
+	p, err := w.engine.Get(id)
+	return kind.Is(err, kind.NotFound) || err == nil && p.State.Ended()
+}
+
 // schedules begins the drills that are due, while this server is the primary.
 func (m *Manager) schedules(ctx context.Context, now time.Time) {
 	if m.decider() != m.me {

@@ -82,7 +82,7 @@ func (k *Keeper) endTrials(ctx context.Context) {
 				continue
 			}
 			done := make(chan error, 1)
-			go func() { done <- k.endTrial(ctx, v, row.Trial) }() // a disk that hangs holds up nobody
+			go func() { done <- k.endTrial(ctx, v, row) }() // a disk that hangs holds up nobody
 			select {
 			case err := <-done:
 				if err != nil && ctx.Err() == nil {
@@ -102,9 +102,9 @@ func (k *Keeper) endTrials(ctx context.Context) {
 	}
 }
 
-// endTrial removes from a spare what copies left there that are elsewhere now and
-// in sync, and notes that it was done.
-func (k *Keeper) endTrial(ctx context.Context, v *volume, trial string) error {
+// endTrial removes from a spare what the drill's copy left there, which is
+// elsewhere now and in sync, and notes that it was done.
+func (k *Keeper) endTrial(ctx context.Context, v *volume, row org.VolumeRow) error {
 	if err := v.failure(); err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (k *Keeper) endTrial(ctx context.Context, v *volume, trial string) error {
 		}
 	}
 	for _, e := range k.entries(v) {
-		def, ok := leftBy(view, e)
+		def, ok := leftBy(view, e, row.TrialOf)
 		if !ok {
 			continue
 		}
@@ -127,26 +127,26 @@ func (k *Keeper) endTrial(ctx context.Context, v *volume, trial string) error {
 		if err := fsx.RemoveAll(k.fs, path); err != nil {
 			return err
 		}
-		k.deps.Events.Emit(evLeftover, "%s on volume %s of %s was removed: it was made by drill %s", e.Name, v.Name, k.me, trial)
+		k.deps.Events.Emit(evLeftover, "%s on volume %s of %s was removed: it was made by drill %s", e.Name, v.Name, k.me, row.Trial)
 	}
 	return k.editVolume(ctx, volumeArg{k.me, v.Name}, func(r *org.VolumeRow) error {
-		if r.Trial == trial && r.State == org.VolumeSpare {
-			r.Trial = ""
+		if r.Trial == row.Trial && r.State == org.VolumeSpare {
+			r.Take()
 		}
 		return nil
 	})
 }
 
-// leftBy is the database whose copy left an entry on a volume, false where it is
-// somebody else's.
-func leftBy(view *cluster.View, e layout.Entry) (org.Database, bool) {
-	for _, def := range view.Databases() {
-		if e.Database != "" && def.Identity == e.Database {
-			_, moved := movedAt(e.Name, def.Name)
-			return def, moved || e.Name == string(def.Name)
-		}
+// leftBy is the database of a drill, whose copy left an entry on a volume: the
+// volume was empty when it came, so a folder under its own name is of then too.
+// False where the entry is somebody else's, or was set aside before.
+func leftBy(view *cluster.View, e layout.Entry, t org.VolumeTrial) (org.Database, bool) {
+	def, ok := view.Database(t.Database)
+	if !ok || e.Database == "" || e.Database != t.Identity || def.Identity != t.Identity {
+		return org.Database{}, false
 	}
-	return org.Database{}, false
+	at, moved := movedAt(e.Name, def.Name)
+	return def, moved && at >= t.Begun.Unix() || e.Name == string(def.Name)
 }
 
 // SpareVolume is a spare volume, and what keeps it from getting a copy, empty

@@ -2,10 +2,13 @@ package mailbox
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/postern-mail/postern/internal/base/fsx"
 	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -19,20 +22,33 @@ func TestTrial(t *testing.T) {
 	startKeeper(t, g.server("MBX1"), newDisks())
 	d := newDisks()
 	k := startOn(t, g.server("MBX2"), twoVolumes(), Deps{FS: d.fs, IndexFS: d.ix, Fast: true})
-	inSync := func(on org.VolumeName) {
+	type extent struct{ start, end org.LSN }
+	// inSync waits until the copy on a volume is in sync and open, and tells its
+	// log. The row may speak of the copy of before for a moment, and a copy is
+	// closed whenever it begins anew.
+	inSync := func(on org.VolumeName) (log extent) {
 		t.Helper()
 		eventually(t, "in sync on "+string(on), func() bool {
 			c := k.copy("DB01")
-			return g.mount(t).IsInSync("MBX2") && c != nil && c.vol.Name == on
+			if !g.mount(t).IsInSync("MBX2") || c == nil || c.vol.Name != on {
+				return false
+			}
+			_, leave, ok := c.gate.enter(t.Context())
+			if !ok {
+				return false
+			}
+			defer leave()
+			log = extent{c.jn.Start(), c.jn.End().LSN}
+			return c.status().State == org.CopyHealthy
 		})
+		return log
 	}
-	inSync("vol1")
-	first := k.copy("DB01")
-	start, kept := first.jn.Start(), first.jn.End().LSN
+	first, begun := inSync("vol1"), time.Now()
 	give := func(v org.VolumeName, state org.VolumeState) {
 		t.Helper()
 		must(t, k.editVolume(t.Context(), volumeArg{"MBX2", "vol2"}, func(r *org.VolumeRow) error {
 			r.State, r.Trial = state, "x"
+			r.TrialOf = org.VolumeTrial{Database: "DB01", Identity: k.copy("DB01").identity, Home: "vol1", Begun: begun}
 			return nil
 		}))
 		def, _ := k.group.View().Database("DB01")
@@ -54,19 +70,41 @@ func TestTrial(t *testing.T) {
 	if names, err := d.fs.List("/vol1"); err != nil || !strings.Contains(strings.Join(names, " "), movedPrefix+"DB01-") {
 		t.Errorf("what was there is not set aside: %q, %v", names, err)
 	}
-	give("vol1", org.VolumeSpare)
-	inSync("vol1")
-	if c := k.copy("DB01"); c.jn.Start() != start || c.jn.End().LSN < kept {
-		t.Errorf("the log is not what was there: %d to %d, it went to %d", c.jn.Start(), c.jn.End().LSN, kept)
+	// What was there before the drill, and what is another's, is nobody's to remove.
+	stay := []string{movedPrefix + "DB01-1", movedPrefix + "DB02-99999999999"}
+	for i, name := range stay {
+		path := "/vol2/" + name
+		must(t, d.fs.MkdirAll(path))
+		must(t, fsx.WriteFile(d.fs, path+"/"+copyMarkName, fmt.Appendf(nil, `{"identity":%q}`, []string{k.copy("DB01").identity, "other"}[i])))
 	}
-	eventually(t, "the spare is empty", func() bool {
+	give("vol1", org.VolumeSpare)
+	if log := inSync("vol1"); log.start != first.start || log.end < first.end {
+		t.Errorf("the log is not what was there: %+v, it was %+v", log, first)
+	}
+	eventually(t, "the spare is emptied", func() bool {
 		row, _, _ := k.volumeRow("vol2")
-		return row.Trial == "" && row.State == org.VolumeSpare && len(k.entries(k.volumes["vol2"])) == 0
+		return row.Trial == "" && row.State == org.VolumeSpare
 	})
+	var left []string
+	for _, e := range k.entries(k.volumes["vol2"]) {
+		left = append(left, e.Name)
+		must(t, fsx.RemoveAll(d.fs, "/vol2/"+e.Name))
+	}
+	if !slices.Equal(left, stay) {
+		t.Errorf("on the spare is %q, want %q", left, stay)
+	}
 	if names, err := d.fs.List("/vol1"); err != nil || strings.Contains(strings.Join(names, " "), movedPrefix) {
 		t.Errorf("it was not taken up: %q, %v", names, err)
 	}
 	if p := k.SparesFor(t.Context(), "MBX2", "DB01"); len(p) != 1 || p[0].Problem != "" {
 		t.Errorf("it is no spare: %+v", p)
+	}
+	// Who says what a volume is for ends what a drill has to say about it.
+	give("vol2", org.VolumeData)
+	if _, err := k.volumeSet(t.Context(), volumeSet{volumeArg: volumeArg{"MBX2", "vol2"}, Data: true}); err != nil {
+		t.Fatal(err)
+	}
+	if row, _, _ := k.volumeRow("vol2"); row.Trial != "" || row.TrialOf.Home != "" || row.State != org.VolumeData {
+		t.Errorf("it is still the drill's: %+v", row)
 	}
 }

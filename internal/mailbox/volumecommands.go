@@ -205,6 +205,7 @@ func (k *Keeper) volumeSet(ctx context.Context, in volumeSet) (VolumeInfo, error
 		return VolumeInfo{}, err
 	}
 	err := k.editVolume(ctx, in.volumeArg, func(r *org.VolumeRow) error {
+		r.Take()
 		r.State, r.Since, r.Why = want[0], time.Now().UTC(), in.Why
 		return nil
 	})
@@ -284,6 +285,7 @@ func (k *Keeper) volumeReset(ctx context.Context, in volumeReset) (command.Plan,
 		return p, nil
 	}
 	err := k.editVolume(ctx, in.volumeArg, func(r *org.VolumeRow) error {
+		r.Take()
 		r.Identity, r.State, r.Since, r.Why, r.FailedAt = "", to, time.Now().UTC(), "", nil
 		return nil
 	})

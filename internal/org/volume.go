@@ -34,9 +34,24 @@ type VolumeRow struct {
 	// Trial is the drill for which it holds a copy, and, once it is a spare
 	// again, for which its server is to empty it.
 	Trial string `json:"trial,omitempty"`
+	// TrialOf tells what that drill did with it.
+	TrialOf VolumeTrial `json:"trial_of,omitzero"`
 	// FailedAt are the moments it failed, the newest 8.
 	FailedAt []time.Time `json:"failed_at,omitempty"`
 }
+
+// VolumeTrial is what a drill did with a spare: from when on it holds a copy of
+// a database, which is on Home otherwise.
+type VolumeTrial struct {
+	Database DatabaseName `json:"database,omitempty"`
+	Identity string       `json:"identity,omitempty"` // of the database
+	Home     VolumeName   `json:"home,omitempty"`
+	Begun    time.Time    `json:"begun,omitzero"`
+}
+
+// Take is for whoever decides what a volume is for: no drill has a say in it any
+// more.
+func (v *VolumeRow) Take() { v.Trial, v.TrialOf = "", VolumeTrial{} }
 
 // VolumePrefix is what the rows of volumes begin with.
 const VolumePrefix = "volumes/"

@@ -14,10 +14,13 @@ import (
 	"github.com/postern-mail/postern/internal/org"
 )
 
+// commit writes a transaction: of a plan its pen does.
+type commit func(context.Context, cluster.Txn) error
+
 // leave changes a copy that leaves the in-sync set in the same transaction, as
 // for an administrator's order: a copy must not lose what it has while others
 // count on it. more is written with it.
-func (k Kind) leave(ctx context.Context, pen *plan.Pen, o Order, s org.ServerName, more cluster.Txn, edit func(*org.Copy)) error {
+func (k Kind) leave(ctx context.Context, commit commit, o Order, s org.ServerName, more cluster.Txn, edit func(*org.Copy)) error {
 	v := k.Library.World.View()
 	def, _ := v.Database(o.Database)
 	mt, _ := v.Mount(o.Database)
@@ -40,7 +43,7 @@ func (k Kind) leave(ctx context.Context, pen *plan.Pen, o Order, s org.ServerNam
 		return err
 	}
 	dbKey, mountKey := mailbox.DatabaseKey(o.Database), mailbox.MountKey(o.Database)
-	return pen.Commit(ctx, cluster.Txn{If: append(more.If, cluster.Cond{Key: dbKey, Revision: v.DatabaseRevision(o.Database)}, cluster.Cond{Key: mountKey, Revision: mt.Revision}),
+	return commit(ctx, cluster.Txn{If: append(more.If, cluster.Cond{Key: dbKey, Revision: v.DatabaseRevision(o.Database)}, cluster.Cond{Key: mountKey, Revision: mt.Revision}),
 		Then: append(more.Then, cluster.Op{Key: dbKey, Value: db}, cluster.Op{Key: mountKey, Value: row})})
 }
 
@@ -74,7 +77,7 @@ func (k Kind) reseed(o Order, s org.PlanStep) plan.Step {
 			if c, _, _ := k.copyOf(o.Database, s.Server); c.SeedCount >= o.Seed {
 				return nil // ordered already
 			}
-			return k.leave(ctx, pen, o, s.Server, cluster.Txn{}, func(c *org.Copy) { c.SeedCount = o.Seed })
+			return k.leave(ctx, pen.Commit, o, s.Server, cluster.Txn{}, func(c *org.Copy) { c.SeedCount = o.Seed })
 		}}
 }
 
@@ -129,39 +132,73 @@ func (k Kind) onSpare(o Order, s org.PlanStep) plan.Step {
 			case row.State != org.VolumeSpare:
 				return kind.Errorf(kind.Conflict, "%s of %s is no spare any more", o.Spare, s.Server)
 			}
-			t, err := k.spareTxn(o, func(r *org.VolumeRow) { r.State, r.Trial, r.Why = org.VolumeData, pen.Plan.ID, "drill "+pen.Plan.ID })
+			def, _ := k.Library.World.View().Database(o.Database)
+			t, err := k.spareTxn(o, func(r *org.VolumeRow) {
+				r.State, r.Trial, r.Why = org.VolumeData, pen.Plan.ID, "drill "+pen.Plan.ID
+				r.TrialOf = org.VolumeTrial{Database: o.Database, Identity: def.Identity, Home: o.Volume, Begun: k.Library.Now().UTC()}
+			})
 			if err != nil {
 				return err
 			}
-			return k.leave(ctx, pen, o, s.Server, t, func(c *org.Copy) { c.Volume = o.Spare })
+			return k.leave(ctx, pen.Commit, o, s.Server, t, func(c *org.Copy) { c.Volume = o.Spare })
 		},
-		Undo: func(ctx context.Context, pen *plan.Pen) error { return k.goHome(ctx, pen, o) }}
+		Undo: func(ctx context.Context, pen *plan.Pen) error { return k.goHome(ctx, pen.Commit, o, pen.Plan.ID) }}
 }
 
 // goHome gives a copy its own volume back, and the spare what it was for. The
-// server empties the spare then.
-func (k Kind) goHome(ctx context.Context, pen *plan.Pen, o Order) error {
+// server empties the spare then. A volume that others put copies on meanwhile
+// stays theirs.
+func (k Kind) goHome(ctx context.Context, commit commit, o Order, drill string) error {
 	c, _, _ := k.copyOf(o.Database, o.Server)
 	row, _ := k.spareRow(o)
-	if row.Trial != pen.Plan.ID || row.State != org.VolumeData {
-		return nil // never ordered, or home already
+	if row.Trial != drill || row.State != org.VolumeData {
+		return nil // never ordered, home already, or somebody else decides about it
 	}
-	mt, _ := k.Library.World.View().Mount(o.Database)
-	if was := o.Active[o.Database]; c.Volume == o.Spare && mt.Active == o.Server {
+	v := k.Library.World.View()
+	mt, _ := v.Mount(o.Database)
+	if c.Volume == o.Spare && mt.Active == o.Server {
 		// It failed over to this copy meanwhile.
-		if err := k.World.MoveTo(ctx, o.Database, was, "a drill"); err != nil {
+		if err := k.World.MoveTo(ctx, o.Database, o.Active[o.Database], "a drill"); err != nil {
 			return err
 		}
 		return kind.Errorf(kind.Busy, "%s was active on %s, it has moved", o.Database, o.Server)
 	}
-	t, err := k.spareTxn(o, func(r *org.VolumeRow) { r.State, r.Why = org.VolumeSpare, "" })
+	others := slices.ContainsFunc(v.Databases(), func(def org.Database) bool {
+		x, _ := def.Copy(o.Server)
+		return def.Name != o.Database && x.Volume == o.Spare
+	})
+	t, err := k.spareTxn(o, func(r *org.VolumeRow) {
+		r.State, r.Why = org.VolumeSpare, ""
+		if others {
+			r.Take()
+			r.State, r.Why = org.VolumeData, "it holds other copies since drill "+drill
+		}
+	})
 	if err != nil {
 		return err
 	}
 	if c.Volume != o.Spare {
-		return pen.Commit(ctx, t)
+		return commit(ctx, t)
 	}
-	return k.leave(ctx, pen, o, o.Server, t, func(c *org.Copy) { c.Volume = o.Volume })
+	return k.leave(ctx, commit, o, o.Server, t, func(c *org.Copy) { c.Volume = o.Volume })
+}
+
+// Strays are the copies of a server that are on a spare though their drill has
+// ended: it could not take them home, as they were needed. ended tells of a drill.
+func Strays(v *cluster.View, s org.ServerName, ended func(id string) bool) (out []org.VolumeRow) {
+	for _, it := range v.Prefix(org.VolumePrefix + string(s) + "/") {
+		row, err := org.ParseVolume(it.Value)
+		if err == nil && row.State == org.VolumeData && row.Trial != "" && row.TrialOf.Home != "" && ended(row.Trial) {
+			out = append(out, row)
+		}
+	}
+	return out
+}
+
+// Home takes such a copy home. The error is Conflict while it is needed where it is.
+func (k Kind) Home(ctx context.Context, write func(context.Context, cluster.Txn) error, row org.VolumeRow) error {
+	o := Order{Server: row.Server, Database: row.TrialOf.Database, Spare: row.Volume, Volume: row.TrialOf.Home}
+	return k.goHome(ctx, write, o, row.Trial)
 }
 
 // home waits until the copy on its own volume is in sync, and the spare empty.
@@ -178,7 +215,7 @@ func (k Kind) home(o Order, s org.PlanStep) plan.Step {
 			}
 			return plan.Finding{Done: row.Trial == "", Note: fmt.Sprintf("%s is on %s, %s is a spare", o.Database, c.Volume, o.Spare), Wait: fmt.Sprintf("for %s to be emptied", o.Spare)}
 		},
-		Do: func(ctx context.Context, pen *plan.Pen) error { return k.goHome(ctx, pen, o) }}
+		Do: func(ctx context.Context, pen *plan.Pen) error { return k.goHome(ctx, pen.Commit, o, pen.Plan.ID) }}
 }
 
 // verifiedPrefix is what the rows of comparisons begin with.

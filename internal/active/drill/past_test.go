@@ -266,6 +266,62 @@ func TestSpare(t *testing.T) {
 	})
 }
 
+// TestStray leaves a copy on the spare while it is needed there, though the drill
+// has ended, and has it go home later; a volume that got other copies stays theirs.
+func TestStray(t *testing.T) {
+	for _, taken := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t)
+			l.times = maintain.Fast()
+			l.obeyVolumes()
+			short := org.Mount{Database: "DB01", Active: "MBX1", InSync: []org.ServerName{"MBX1", "MBX3"}}
+			l.st.Obey(func(s *plantest.State) {
+				v := s.Snapshot()
+				def, _ := v.Database("DB01")
+				c, _ := def.Copy("MBX3")
+				if mt, _ := v.Mount("DB01"); c.Volume == "Vol2" && !mt.IsInSync("MBX3") {
+					s.Set("mounts/DB01", short) // MBX2 falls out of sync
+				}
+			})
+			l.run("MBX2")
+			defer l.end()
+			p, _ := l.drill(Order{Exercise: ReseedSpare, Database: "DB01", Server: "MBX3", Volume: "Vol1", Spare: "Vol2"})
+			ended := func(id string) bool { return id == p.ID }
+			rows := Strays(l.st.View(), "MBX3", ended)
+			if p.State != org.PlanFailed || len(rows) != 1 || len(Strays(l.st.View(), "MBX3", func(string) bool { return false })) != 0 {
+				t.Fatalf("%s (%s): %+v", p.State, p.Held, rows)
+			}
+			_, k := l.member("MBX3")
+			home := func() error {
+				return k.Home(t.Context(), func(ctx context.Context, txn cluster.Txn) error {
+					_, err := l.st.Server("MBX3").Commit(ctx, txn)
+					return err
+				}, rows[0])
+			}
+			if err := home(); !kind.Is(err, kind.Conflict) {
+				t.Errorf("it is needed: %v", err)
+			}
+			if taken {
+				l.st.Put("databases/DB02", org.Database{Name: "DB02", Copies: []org.Copy{{Server: "MBX3", Volume: "Vol2"}}})
+			}
+			l.st.Obey(func(*plantest.State) {})
+			l.st.Put("mounts/DB01", org.Mount{Database: "DB01", Active: "MBX1", InSync: []org.ServerName{"MBX1", "MBX2", "MBX3"}})
+			if err := home(); err != nil {
+				t.Error(err)
+			}
+			if left := Strays(l.st.View(), "MBX3", ended); len(left) > 0 {
+				t.Errorf("not home: %+v", left)
+			}
+			it, _ := l.st.View().Get(org.VolumeKey("MBX3", "Vol2"))
+			row, err := org.ParseVolume(it.Value)
+			def, _ := l.st.View().Database("DB01")
+			if c, _ := def.Copy("MBX3"); err != nil || c.Volume != "Vol1" || taken != (row.State == org.VolumeData) || taken != (row.Trial == "") {
+				t.Errorf("taken %v: on %s, %+v, %v", taken, c.Volume, row, err)
+			}
+		})
+	}
+}
+
 // TestNetwork does without a network for a while, and where a copy needs it all
 // the same it is given back.
 func TestNetwork(t *testing.T) {
