@@ -23,6 +23,9 @@ const (
 	noteObjects = 400 // bytes of names in a result
 	noteAtOnce  = 20  // rows in one transaction
 	noteLast    = 3 * time.Second
+	noteMost    = 30 // entries of a server in a minute; what is more is one entry
+	noteMinute  = time.Minute
+	actMore     = "More" // the action of that entry
 )
 
 // Notes gathers what rooms of a server do by themselves into entries of the
@@ -37,6 +40,11 @@ type Notes struct {
 	mu   sync.Mutex // guards the rest
 	open map[noteKey]*gathered
 	lost int // notes that found no room
+	// minute is since when written entries were made; more is the entry of what
+	// was left out, over their number.
+	minute        time.Time
+	written, over int
+	more          org.Recovery
 }
 
 // noteKey is what an entry is about.
@@ -130,7 +138,10 @@ func (n *Notes) due(now time.Time, all bool, id func(time.Time) string) []org.Re
 			g.count, g.due, g.row = 0, now.Add(g.every), org.Recovery{}
 		}
 	}
-	slices.SortFunc(out, func(a, b org.Recovery) int { return a.Begun.Compare(b.Begun) })
+	slices.SortFunc(out, func(a, b org.Recovery) int {
+		return cmp.Or(a.Begun.Compare(b.Begun), cmp.Compare(a.Action, b.Action), cmp.Compare(a.Target, b.Target))
+	})
+	out = n.limit(out, now, all)
 	for i := range out {
 		out[i].ID = id(out[i].Begun)
 	}
@@ -141,9 +152,48 @@ func (n *Notes) due(now time.Time, all bool, id func(time.Time) string) []org.Re
 	return out
 }
 
+// limit keeps the entries that a minute has room for. What is more is counted,
+// with the first proofs of it, and told in one entry when the minute is over.
+func (n *Notes) limit(rows []org.Recovery, now time.Time, all bool) (out []org.Recovery) {
+	if now.Sub(n.minute) >= noteMinute/n.stretch {
+		out = n.told(out)
+		n.minute, n.written = now, 0
+	}
+	for _, r := range rows {
+		if n.written < noteMost {
+			n.written++
+			out = append(out, r)
+			continue
+		}
+		if n.over++; n.over == 1 {
+			n.more = org.Recovery{Action: actMore, Responder: "RecoveryLog", Begun: r.Begun, Allowed: true, Note: true,
+				Cause: fmt.Sprintf("more than %d entries in a minute", noteMost)}
+		}
+		n.more.Ended = r.Ended
+		if len(n.more.Evidence) < noteProofs {
+			n.more.Evidence = append(n.more.Evidence, org.RecoveryEvidence{At: r.Ended, Item: r.Responder, Target: r.Target, Result: r.Action, Text: shorten(r.Cause, maxResultText)})
+		}
+	}
+	if all {
+		out = n.told(out)
+	}
+	return out
+}
+
+// told adds the entry of what was left out, if there is any.
+func (n *Notes) told(out []org.Recovery) []org.Recovery {
+	if n.over == 0 {
+		return out
+	}
+	n.more.Result = fmt.Sprintf("and %d more", n.over)
+	out, n.over, n.more = append(out, n.more), 0, org.Recovery{}
+	return out
+}
+
 // entry is the row of what was gathered.
 func (g *gathered) entry() org.Recovery {
 	r := g.row
+	r.Note = true
 	if g.count > 1 {
 		names := strings.Join(g.objects, " ")
 		r.Result = fmt.Sprintf("%d times (%s); the last: %s", g.count, shorten(names, noteObjects), r.Result)

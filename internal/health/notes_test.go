@@ -1,6 +1,7 @@
 package health
 
 import (
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -72,12 +73,75 @@ func TestNotesAreBounded(t *testing.T) {
 		t.Errorf("%d remembered, %d counted", len(n.open), n.lost)
 	}
 	rows := n.due(at.Add(time.Minute), false, func(time.Time) string { return "" })
-	if len(rows) != noteKeys || len(rows[0].Cause) > 512 || len(rows[0].Result) > 1024 || n.lost != 0 {
+	if len(rows) != noteMost || len(rows[0].Cause) > 512 || len(rows[0].Result) > 1024 || !rows[0].Note || n.lost != 0 {
 		t.Errorf("%d rows, %d bytes, %d bytes, %d lost", len(rows), len(rows[0].Cause), len(rows[0].Result), n.lost)
 	}
+	rows = n.due(at.Add(2*time.Minute), false, func(time.Time) string { return "" })
+	if want := fmt.Sprintf("and %d more", noteKeys-noteMost); len(rows) != 1 || rows[0].Action != actMore || rows[0].Result != want || len(rows[0].Evidence) != noteProofs || !rows[0].Note {
+		t.Errorf("%+v, want %s", rows, want)
+	}
+	for i := range noteMost + 2 { // all that is left when the server stops
+		n.take(evicted(fmt.Sprintf("MBX%d", i), "DB01"), at.Add(2*time.Minute))
+	}
+	if rows = n.due(at.Add(2*time.Minute), true, func(time.Time) string { return "" }); len(rows) != noteMost+1 || rows[noteMost].Result != "and 2 more" {
+		t.Errorf("%d rows at the stop: %+v", len(rows), rows[len(rows)-1])
+	}
+	for i := range noteKeys {
+		n.take(evicted(fmt.Sprintf("MBX%d", i), "DB01"), at)
+	}
+	n.due(at.Add(10*time.Minute), false, func(time.Time) string { return "" })
 	n.take(evicted("MBX-new", "DB01"), at.Add(time.Minute)) // those whose entry is written give room
 	if n.lost != 0 || len(n.open) != noteKeys {
 		t.Errorf("%d lost, %d remembered", n.lost, len(n.open))
+	}
+}
+
+// TestLogIsTidied drops what is old first, and of what is too much the notes; how
+// many follows how much too long the log is.
+func TestLogIsTidied(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name                 string
+		old, deeds, notes    int // each older than the next
+		wantDeeds, wantNotes int // dropped of those that are not old
+		wantOld              int
+	}{
+		{"short", 0, 20, 20, 0, 0, 0},
+		{"old", 70, 20, 20, 0, 0, dropAtOnce},
+		{"notes go first", 0, keepRows - 10, 200, 0, 190, 0},
+		{"few notes", 0, keepRows + 60, 40, 60, 40, 0},
+		{"old ones first", 30, keepRows, 100, 0, 100, 30},
+		{"a thousand at once", 0, keepRows - 100, 3 * dropMost, 0, dropMost, 0},
+	} {
+		st := newState()
+		var ops []Op
+		put := func(kind string, at time.Time, n int, row org.Recovery) {
+			raw, err := json.Marshal(row)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range n {
+				ops = append(ops, Op{Key: org.RecoveryPrefix + org.RecoveryID(at, "MBX1", fmt.Sprintf("%s%05d", kind, i)), Value: raw})
+			}
+		}
+		put("old", now.Add(-31*24*time.Hour), c.old, org.Recovery{})
+		put("deed", now.Add(-2*time.Hour), c.deeds, org.Recovery{Action: "RestartService"})
+		put("note", now.Add(-time.Hour), c.notes, org.Recovery{Action: "Evict", Note: true})
+		if err := st.Commit(t.Context(), ops); err != nil {
+			t.Fatal(err)
+		}
+		d := &Desk{deps: DeskDeps{Rows: st}}
+		got := map[string]int{}
+		for _, op := range d.staleLog(now) {
+			for _, kind := range []string{"old", "deed", "note"} {
+				if strings.Contains(op.Key, "-"+kind) {
+					got[kind]++
+				}
+			}
+		}
+		if got["old"] != c.wantOld || got["deed"] != c.wantDeeds || got["note"] != c.wantNotes {
+			t.Errorf("%s: %v are dropped", c.name, got)
+		}
 	}
 }
 

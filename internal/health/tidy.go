@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/internal/health/respond"
@@ -15,6 +16,8 @@ const (
 	keepRows    = 5000
 	keepFor     = 30 * 24 * time.Hour
 	dropAtOnce  = 50
+	dropMost    = 1000 // where the log is longer than it may be
+	dropBatch   = 100  // rows in one transaction
 	writeAtOnce = 20
 )
 
@@ -50,29 +53,21 @@ func (d *Desk) tidy(ctx context.Context) {
 	if ok, _ := d.deps.Clock.Trusted(); !ok {
 		return
 	}
-	if ops := d.stale(d.deps.Clock.Now()); len(ops) > 0 {
+	for ops := range slices.Chunk(d.stale(d.deps.Clock.Now()), dropBatch) {
 		if err := d.deps.Rows.Commit(ctx, ops); err != nil {
 			d.deps.Log.Debug("old rows of health were not dropped", "error", err)
+			return
 		}
 	}
 }
 
 // stale lists rows that nobody needs any more, a bounded number.
 func (d *Desk) stale(now time.Time) []Op {
-	var ops []Op
+	ops := d.staleLog(now)
+	most := len(ops) + dropAtOnce
 	drop := func(key string) {
-		if len(ops) < dropAtOnce {
+		if len(ops) < most {
 			ops = append(ops, Op{Key: key})
-		}
-	}
-	var rows []string
-	for k := range d.deps.Rows.Prefix(org.RecoveryPrefix) {
-		rows = append(rows, k)
-	}
-	old := org.RecoveryPrefix + now.Add(-keepFor).UTC().Format("20060102T150405.000")
-	for i, k := range rows {
-		if k < old || len(rows)-i > keepRows {
-			drop(k)
 		}
 	}
 	for k, raw := range d.deps.Rows.Prefix(overridePrefix) {
@@ -92,6 +87,37 @@ func (d *Desk) stale(now time.Time) []Op {
 		if json.Unmarshal(raw, &x) == nil && !x.Until.IsZero() && now.After(x.Until) {
 			drop(k)
 		}
+	}
+	return ops
+}
+
+// staleLog lists the rows of the recovery log that are old or too many: at most
+// dropAtOnce, and where they are too many as many as that takes, up to dropMost.
+// Of those that are not old the notes go first: deeds are few, and what a disk
+// that comes and goes makes of them must not push those out.
+func (d *Desk) staleLog(now time.Time) (ops []Op) {
+	rows := 0
+	for range d.deps.Rows.Prefix(org.RecoveryPrefix) {
+		rows++
+	}
+	over := min(rows-keepRows, dropMost)
+	old := org.RecoveryPrefix + now.Add(-keepFor).UTC().Format("20060102T150405.000")
+	var deeds []string // the oldest that are kept, as many as may have to go
+	for k, raw := range d.deps.Rows.Prefix(org.RecoveryPrefix) {
+		var row struct {
+			Note bool `json:"note"`
+		}
+		switch {
+		case len(ops) >= max(over, dropAtOnce), k >= old && len(ops) >= over:
+			return ops
+		case k < old || json.Unmarshal(raw, &row) == nil && row.Note:
+			ops = append(ops, Op{Key: k})
+		case len(deeds) < over:
+			deeds = append(deeds, k)
+		}
+	}
+	for _, k := range deeds[:min(len(deeds), max(0, over-len(ops)))] {
+		ops = append(ops, Op{Key: k})
 	}
 	return ops
 }

@@ -282,6 +282,9 @@ type Recovery struct {
 	Plan      string             `json:"plan,omitempty"`
 	Decision  string             `json:"decision,omitempty"`
 	Second    string             `json:"second,omitempty"` // who else saw it
+	// Note tells that it was gathered from what rooms told (org.Note) after they did
+	// it: the first to go when the log is too long.
+	Note bool `json:"note,omitempty"`
 }
 
 // RecoveryPrefix is what the rows of the recovery log begin with; the rest of a
