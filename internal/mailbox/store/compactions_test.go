@@ -1,6 +1,7 @@
 package store
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,15 +10,15 @@ import (
 )
 
 // waitingDB is an index with compactions that wait; begun counts those granted.
-type waitingDB struct{ allowed, waiting, begun int }
+type waitingDB struct{ allowed, waiting, begun atomic.Int32 }
 
-func (d *waitingDB) GetAllowedWithoutPermission() int { return d.allowed }
+func (d *waitingDB) GetAllowedWithoutPermission() int { return int(d.allowed.Load()) }
 func (d *waitingDB) GetWaitingCompaction() (bool, pebble.WaitingCompaction) {
-	return d.waiting > 0, pebble.WaitingCompaction{}
+	return d.waiting.Load() > 0, pebble.WaitingCompaction{}
 }
 func (d *waitingDB) Schedule(pebble.CompactionGrantHandle) bool {
-	d.waiting--
-	d.begun++
+	d.waiting.Add(-1)
+	d.begun.Add(1)
 	return true
 }
 
@@ -26,7 +27,8 @@ func (d *waitingDB) Schedule(pebble.CompactionGrantHandle) bool {
 // while nothing runs.
 func TestCompactions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &waitingDB{allowed: 1}
+		d := &waitingDB{}
+		d.allowed.Store(1)
 		s := newCompactions()
 		s.Register(1, d)
 		if ok, _ := s.TrySchedule(); !ok {
@@ -35,39 +37,41 @@ func TestCompactions(t *testing.T) {
 		if ok, _ := s.TrySchedule(); ok {
 			t.Fatal("a second is granted")
 		}
-		d.waiting = 3
+		d.waiting.Store(3)
 		s.Done()
-		if d.begun != 1 {
-			t.Fatalf("%d began when one was done", d.begun)
+		if d.begun.Load() != 1 {
+			t.Fatalf("%d began when one was done", d.begun.Load())
 		}
-		d.allowed = 2
+		d.allowed.Store(2)
 		s.UpdateGetAllowedWithoutPermission()
 		synctest.Wait()
-		if d.begun != 2 {
-			t.Fatalf("%d began when two are allowed", d.begun)
+		if d.begun.Load() != 2 {
+			t.Fatalf("%d began when two are allowed", d.begun.Load())
 		}
-		d.allowed = 3
+		d.allowed.Store(3)
 		time.Sleep(lookAgain) // in simulated time
 		synctest.Wait()
-		if d.begun != 3 {
-			t.Fatalf("%d began a moment after three were allowed", d.begun)
+		if d.begun.Load() != 3 {
+			t.Fatalf("%d began a moment after three were allowed", d.begun.Load())
 		}
-		for range d.begun {
+		for range d.begun.Load() {
 			s.Done()
 		}
 		time.Sleep(lookAgain)
 		synctest.Wait()
+		s.mu.Lock()
 		if s.running != 0 || s.watching {
-			t.Fatalf("%d run, somebody looks on: %v", s.running, s.watching)
+			t.Errorf("%d run, somebody looks on: %v", s.running, s.watching)
 		}
-		d.waiting = 2
+		s.mu.Unlock()
+		d.waiting.Store(2)
 		if ok, _ := s.TrySchedule(); !ok {
 			t.Fatal("refused after a pause")
 		}
 		s.Unregister()
 		s.Done()
-		if ok, _ := s.TrySchedule(); ok || d.begun != 3 {
-			t.Fatalf("an index that closes is called: %v, %d", ok, d.begun)
+		if ok, _ := s.TrySchedule(); ok || d.begun.Load() != 3 {
+			t.Fatalf("an index that closes is called: %v, %d", ok, d.begun.Load())
 		}
 	})
 }
