@@ -36,8 +36,8 @@ func (m *Manager) activate(ctx context.Context, in activateArgs) ([]mailbox.Rewo
 	if err != nil {
 		return nil, err
 	}
-	if m.deps.Rewind == nil {
-		return nil, kind.Errorf(kind.Invalid, "this server keeps no mailboxes")
+	if m.deps.Rewind == nil || m.deps.SafetyNet == nil {
+		return nil, kind.WithHint(kind.Errorf(kind.Invalid, "this server has no mail queue, so it cannot ask Safety Net"), "run it at a server that is no witness")
 	}
 	res, err := m.deps.Rewind(ctx, mailbox.Rewind{Database: in.Database, At: at, From: in.From, DryRun: in.DryRun})
 	if err != nil {
@@ -57,15 +57,15 @@ func (m *Manager) activate(ctx context.Context, in activateArgs) ([]mailbox.Rewo
 	}
 	res.Sum.Mailbox = fmt.Sprintf("%d of %d", res.Changed, res.Done)
 	res.Sum.Result = map[bool]string{true: "dry run, ", false: ""}[in.DryRun] + "from the copy on " + string(res.Server) + "; " + asked
+	if res.Failed > 0 {
+		res.Sum.Result += fmt.Sprintf("; %d mailboxes were not wholly brought back: see their rows, and run the command again", res.Failed)
+	}
 	return append(rows, res.Sum), nil
 }
 
 // askSince asks Safety Net for what was delivered to a database since a moment, and
 // says what of that it still keeps.
 func (m *Manager) askSince(ctx context.Context, db org.DatabaseName, at time.Time, why string, dry bool) (string, error) {
-	if m.deps.SafetyNet == nil {
-		return "there is no Safety Net", nil
-	}
 	id, op := m.deps.SafetyNet(db, at.Add(-lossyMargin), why)
 	var r org.SafetyNetRequest
 	if err := json.Unmarshal(op.Value, &r); err != nil {

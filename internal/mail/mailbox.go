@@ -185,6 +185,9 @@ type Append struct {
 	Keywords     []string `cbor:"4,keyasint,omitempty"`
 	InternalDate int64    `cbor:"5,keyasint"` // Unix nanoseconds, 0 for now
 	Body         []byte   `cbor:"6,keyasint"`
+	// Unless refuses the message, as Exists, where the mailbox has this email; 0: no
+	// matter what it has.
+	Unless EmailID `cbor:"7,keyasint,omitempty"`
 }
 
 // Appended is the answer to Append (RFC 4315 APPENDUID).

@@ -16,6 +16,13 @@ import (
 // callWait is how long a call waits for a failover when its caller set no limit.
 const callWait = 60 * time.Second
 
+// perCall is a context whose limit, be it of hours, is not that of a call: each has
+// callWait.
+type perCall struct{ context.Context }
+
+// Deadline implements context.Context.
+func (perCall) Deadline() (time.Time, bool) { return time.Time{}, false }
+
 // Client is the store as callers see it (mail.Store): it finds the active
 // copy, here or on another server, and tries again over a failover. Changes
 // carry keys, so trying again applies them once.

@@ -25,6 +25,8 @@ const (
 	pastIdle = 5 * time.Minute
 	// pastOpen bounds how long one may take to be made.
 	pastOpen = 12 * time.Hour
+	// pastBehind is how long a copy may take to hear that what it has is agreed.
+	pastBehind = 30 * time.Second
 )
 
 // past is the index of a copy as it was at a moment: a scratch copy of an older
@@ -34,6 +36,7 @@ type past struct {
 	id   string
 	c    *dbCopy
 	at   time.Time
+	to   org.LSN // where the active copy's log ended when it was asked for
 	dir  string
 	end  context.CancelFunc // ends it, wherever it is
 	from org.LSN            // the log is kept from here on
@@ -45,7 +48,6 @@ type past struct {
 	total int64 // bytes of log to replay, at most
 	done  int64
 	used  time.Time
-	alone bool // not beside another one that is; guarded by the book's mu
 }
 
 // pastBook are the moments that this server shows.
@@ -74,31 +76,25 @@ func (b *pastBook) add(p *past) error {
 	if len(b.open) >= pastsMost {
 		return kind.Errorf(kind.Busy, "%s shows %d other moments already; it ends with those who look at them, or after %s", p.c.k.me, pastsMost, pastIdle)
 	}
-	for _, o := range b.open {
-		if p.alone && o.alone && o.c == p.c {
-			return kind.Errorf(kind.Busy, "%s is being brought to the moment %s already, from the copy on %s; when that was broken off, try again after %s",
-				p.c.name, o.at.UTC().Format(time.RFC3339), p.c.k.me, pastIdle)
-		}
-	}
 	b.open[p.id] = p
 	return nil
 }
 
-// release lets another one be alone while this one is being closed.
-func (b *pastBook) release(p *past) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p.alone = false
-}
-
 // base is what a moment is made from: the newest index of the copy that holds
-// nothing made after t. at is when the newest record in it was made.
+// nothing made after t. at is when the newest record in it was made. An empty index
+// is one only where the log still has everything.
 func (c *dbCopy) base(t time.Time) (cp checkpoint, ok bool) {
 	cp, ok = c.checkpoints.before(t)
-	if at := c.lastTime.Load(); at <= t.UnixNano() && c.index().Applied().LSN >= cp.lsn && (at > 0 || c.index().Applied().LSN == 0) {
+	if at := c.lastTime.Load(); at <= t.UnixNano() && c.index().Applied().LSN >= cp.lsn && (at > 0 || c.index().Applied().LSN == 0 && c.jn.Start() == 0) {
 		return checkpoint{at: at, lsn: c.index().Durable()}, true
 	}
 	return cp, ok
+}
+
+// shows tells whether the copy's log goes on to t: it has a record made after t, or
+// all that the active copy had when its log ended at end.
+func (c *dbCopy) shows(t time.Time, end org.LSN) bool {
+	return min(c.commitEnd(), c.jn.End().LSN) >= end || max(c.lastTime.Load(), c.late.copied.Load()) > t.UnixNano()
 }
 
 // keepsPast tells whether the copy will be able to show what is there now.
@@ -117,9 +113,9 @@ func (c *dbCopy) pastReach() int64 {
 	return at
 }
 
-// openPast begins to make the index as of t; alone: only where no other of this
-// copy is open that is alone.
-func (c *dbCopy) openPast(t time.Time, alone bool) (*past, error) {
+// openPast begins to make the index as of t; end is where the log of the active copy
+// ended when it was asked for.
+func (c *dbCopy) openPast(t time.Time, end org.LSN) (*past, error) {
 	inside, leave, ok := c.gate.enter(c.k.life())
 	if !ok {
 		return nil, kind.Errorf(kind.Busy, "the copy of %s on %s is not open", c.name, c.k.me)
@@ -131,7 +127,7 @@ func (c *dbCopy) openPast(t time.Time, alone bool) (*past, error) {
 	}
 	var id [8]byte
 	rand.Read(id[:]) // never fails (crypto/rand)
-	p := &past{id: hex.EncodeToString(id[:]), c: c, at: t, from: base.lsn, used: time.Now(), alone: alone}
+	p := &past{id: hex.EncodeToString(id[:]), c: c, at: t, to: end, from: base.lsn, used: time.Now()}
 	p.dir = filepath.Join(c.dir, pastName, p.id)
 	inside, p.end = context.WithCancel(inside)
 	b := &c.k.pasts
@@ -183,17 +179,32 @@ func (p *past) make(ctx context.Context, base checkpoint) error {
 	p.mu.Lock()
 	p.ix, p.total = ix, int64(c.jn.End().LSN-ix.Applied().LSN)
 	p.mu.Unlock()
+	if err := p.replayAll(ctx, ix); err != nil {
+		return fmt.Errorf("replay %s to %s: %w", c.name, p.at.UTC().Format(time.RFC3339), err)
+	}
+	p.mu.Lock()
+	p.ready, p.used = true, time.Now()
+	p.mu.Unlock()
+	c.k.deps.Events.Emit(evPast, "%s on %s is shown as it was at %s: %d bytes of log were replayed for it", c.name, c.k.me, p.at.UTC().Format(time.RFC3339), p.done)
+	return nil
+}
+
+// replayAll replays log until the moment. A log that ends before does not show it.
+func (p *past) replayAll(ctx context.Context, ix *store.Index) error {
+	behind := time.Now()
 	for ctx.Err() == nil {
-		more, err := p.replay(ix)
-		if err != nil {
-			return fmt.Errorf("replay %s to %s: %w", c.name, p.at.UTC().Format(time.RFC3339), err)
-		}
-		if !more {
-			p.mu.Lock()
-			p.ready, p.used = true, time.Now()
-			p.mu.Unlock()
-			c.k.deps.Events.Emit(evPast, "%s on %s is shown as it was at %s: %d bytes of log were replayed for it", c.name, c.k.me, p.at.UTC().Format(time.RFC3339), p.done)
+		more, there, err := p.replay(ix)
+		switch {
+		case err != nil:
+			return err
+		case there:
 			return nil
+		case more:
+			behind = time.Now()
+		case time.Since(behind) > pastBehind:
+			return kind.WithHint(kind.Errorf(kind.Busy, "the log of the copy on %s ends before that moment", p.c.k.me), "take another copy with --from-server, or try again when this one is up to date")
+		default:
+			sleep(ctx, 50*time.Millisecond)
 		}
 	}
 	return kind.Errorf(kind.Busy, "given up before the log was replayed")
@@ -213,22 +224,31 @@ func (p *past) clone(base checkpoint) error {
 	return p.c.index().Checkpoint(p.dir)
 }
 
-// replay applies some records, and tells whether there are more until the moment.
-func (p *past) replay(ix *store.Index) (more bool, err error) {
+// replay applies some records, and tells whether there are more until the moment,
+// or else whether that was reached: by a record made later, or by having all that
+// there was.
+func (p *past) replay(ix *store.Index) (more, there bool, err error) {
 	c := p.c
 	at := ix.Applied().LSN
 	to := min(c.commitEnd(), c.jn.End().LSN)
 	if at >= to {
-		return false, nil
+		return false, to >= p.to, nil
+	}
+	if start := c.jn.Start(); at < start {
+		return false, false, kind.Errorf(kind.NotFound, "the log of the copy on %s begins at %d, its index ends at %d", c.k.me, start, at)
 	}
 	var recs []journal.Record
 	n := 0
 	now := c.late.now()
-	for r, err := range c.jn.Records(max(at, c.jn.Start()), to) {
+	for r, err := range c.jn.Records(at, to) {
 		if err != nil {
-			return false, err
+			return false, false, err
 		}
-		if r.Next().LSN > to || c.late.madeBy(r, now) > p.at.UnixNano() {
+		if r.Next().LSN > to {
+			break
+		}
+		if c.late.madeBy(r, now) > p.at.UnixNano() {
+			there = true
 			break
 		}
 		if recs = append(recs, r); n >= applyStep {
@@ -237,17 +257,18 @@ func (p *past) replay(ix *store.Index) (more bool, err error) {
 		}
 		n += len(r.Ops) + journal.HeaderSize
 	}
+	there = there || !more && to >= p.to
 	if len(recs) == 0 {
-		return false, nil
+		return false, there, nil
 	}
 	if _, err := ix.Apply(recs); err != nil {
-		return false, err
+		return false, false, err
 	}
 	p.mu.Lock()
 	p.done += int64(ix.Applied().LSN - at)
 	p.used = time.Now()
 	p.mu.Unlock()
-	return more, nil
+	return more, there, nil
 }
 
 // live waits until nobody looks at the past any more.
@@ -316,13 +337,14 @@ func (p *past) body(ctx context.Context, r *store.Reader, q mail.BodyRequest) ([
 // Questions to a past, as they go between servers.
 type (
 	pastRequest struct {
-		Do       string                `cbor:"1,keyasint"` // reach, open, state, mailboxes, folders, messages, body, close
+		Do       string                `cbor:"1,keyasint"` // end, reach, open, state, mailboxes, folders, messages, body, close
 		ID       string                `cbor:"2,keyasint,omitempty"`
 		At       int64                 `cbor:"3,keyasint,omitempty"` // Unix nanoseconds
 		Mailbox  org.MailboxID         `cbor:"4,keyasint"`
 		Messages *mail.MessagesRequest `cbor:"5,keyasint,omitempty"`
 		Body     *mail.BodyRequest     `cbor:"6,keyasint,omitempty"`
-		Alone    bool                  `cbor:"7,keyasint,omitempty"` // with open: not beside another one that is
+		// End is, with reach and open, where the active copy's log ends.
+		End org.LSN `cbor:"8,keyasint,omitempty"`
 	}
 	pastAnswer struct {
 		ID       string         `cbor:"1,keyasint,omitempty"`
@@ -338,6 +360,10 @@ type (
 		Mailboxes []org.MailboxID `cbor:"10,keyasint,omitempty"`
 		// Keeps tells that the copy goes back whatever is written meanwhile.
 		Keeps bool `cbor:"11,keyasint,omitempty"`
+		// End is where the active copy's log ends. Until is when the newest record of a
+		// log was made that ends before the moment, Unix nanoseconds.
+		End   org.LSN `cbor:"12,keyasint,omitempty"`
+		Until int64   `cbor:"13,keyasint,omitempty"`
 	}
 )
 
@@ -345,15 +371,21 @@ type (
 func opPast() op[pastRequest, pastAnswer] {
 	return op[pastRequest, pastAnswer]{"Past", func(ctx context.Context, c *dbCopy, _ org.MailboxRef, q pastRequest) (a pastAnswer, err error) {
 		switch q.Do {
+		case "end":
+			return read(ctx, c, func(*store.Reader) (pastAnswer, error) { return pastAnswer{End: c.jn.End().LSN}, nil })
 		case "reach":
 			a.Oldest = c.pastReach()
-			if base, ok := c.base(time.Unix(0, q.At)); ok {
+			base, ok := c.base(time.Unix(0, q.At))
+			switch {
+			case ok && c.shows(time.Unix(0, q.At), q.End):
 				a.Base = max(base.at, 1)
+			case ok:
+				a.Until = max(c.lastTime.Load(), c.late.copied.Load(), 1)
 			}
 			a.Keeps = c.keepsPast()
 			return a, nil
 		case "open":
-			p, err := c.openPast(time.Unix(0, q.At), q.Alone)
+			p, err := c.openPast(time.Unix(0, q.At), q.End)
 			if err != nil {
 				return a, err
 			}
@@ -378,7 +410,6 @@ func (p *past) answer(ctx context.Context, q pastRequest) (a pastAnswer, err err
 	switch q.Do {
 	case "close":
 		p.end()
-		p.c.k.pasts.release(p)
 		return a, nil
 	case "state":
 		p.mu.Lock()

@@ -189,13 +189,13 @@ func TestPastsHaveALimit(t *testing.T) {
 	p.hours(2)
 	var open []*past
 	for range pastsMost {
-		x, err := c.openPast(time.Now(), false)
+		x, err := c.openPast(time.Now(), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		open = append(open, x)
 	}
-	if _, err := c.openPast(time.Now(), false); !kind.Is(err, kind.Busy) {
+	if _, err := c.openPast(time.Now(), 0); !kind.Is(err, kind.Busy) {
 		t.Errorf("a fifth moment: %v", err)
 	}
 	// The lag is taken off: the copy replays all, and keeps what is looked at.
@@ -380,4 +380,44 @@ func TestCheckpointsGoWithTheirHistory(t *testing.T) {
 		t.Fatal(err)
 	}
 	left(0)
+}
+
+// TestPastNeedsTheLog: a copy whose log ended before the moment does not show it.
+func TestPastNeedsTheLog(t *testing.T) {
+	p := newPair(t, time.Hour, event.NewLog(discard()))
+	defer p.active.close()
+	defer p.late.close()
+	c := p.late
+	p.do(&store.SetupReq{Mailbox: at.ID})
+	p.hours(1)
+	here := c.jn.End().LSN
+	made := time.Unix(0, c.late.copied.Load())
+	for _, x := range []struct {
+		t     time.Time
+		end   org.LSN
+		shows bool
+	}{
+		{time.Now(), here, true},                         // it has all
+		{time.Now(), here + 1, false},                    // the active copy went on
+		{made.Add(-time.Nanosecond), keepsNothing, true}, // a record was made since
+		{made.Add(time.Nanosecond), keepsNothing, false}, // none was
+	} {
+		if got := c.shows(x.t, x.end); got != x.shows {
+			t.Errorf("%v up to %d: %v", x.t, x.end, got)
+		}
+	}
+	short, err := c.openPast(time.Now(), here+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all is replayed", func() bool {
+		short.mu.Lock()
+		defer short.mu.Unlock()
+		return short.ix != nil && short.ix.Applied().LSN == here
+	})
+	if err := short.read(func(*store.Reader) error { return nil }); !kind.Is(err, kind.Busy) {
+		t.Errorf("a log that ends before the moment: %v", err)
+	}
+	short.end()
+	eventually(t, "it is closed", func() bool { return c.k.pasts.keepFrom(c) == keepsNothing })
 }

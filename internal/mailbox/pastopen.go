@@ -19,6 +19,9 @@ type Past struct {
 	id     string
 	Server org.ServerName
 	At     time.Time
+
+	let  context.CancelFunc // ends keep; nil while it is not ready
+	kept chan struct{}      // closed when keep is gone
 }
 
 // OpenPast shows a database as it was at t, from the copy that has the least to
@@ -26,20 +29,16 @@ type Past struct {
 // until the log is replayed; progress is told how much of it, in bytes.
 // Errors: NotFound where no copy goes back so far.
 func (k *Keeper) OpenPast(ctx context.Context, db org.DatabaseName, t time.Time, from org.ServerName, progress func(done, total int64)) (*Past, error) {
-	return k.openPast(ctx, db, t, from, false, progress)
-}
-
-// openPast is OpenPast; with alone it is Busy while another such one is open.
-func (k *Keeper) openPast(ctx context.Context, db org.DatabaseName, t time.Time, from org.ServerName, alone bool, progress func(done, total int64)) (*Past, error) {
-	best, err := k.pastSource(ctx, db, t, from)
+	best, end, err := k.pastSource(ctx, db, t, from)
 	if err != nil {
 		return nil, err
 	}
-	a, err := callPeer[pastRequest, pastAnswer](ctx, k, best, "Past", db, pastRequest{Do: "open", At: t.UnixNano(), Alone: alone})
+	p := &Past{k: k, db: db, Server: best, At: t}
+	a, err := p.ask(ctx, pastRequest{Do: "open", At: t.UnixNano(), End: end})
 	if err != nil {
 		return nil, err
 	}
-	p := &Past{k: k, db: db, id: a.ID, Server: best, At: t}
+	p.id = a.ID
 	for {
 		a, err := p.ask(ctx, pastRequest{Do: "state"})
 		if err != nil {
@@ -50,6 +49,7 @@ func (k *Keeper) openPast(ctx context.Context, db org.DatabaseName, t time.Time,
 			progress(a.Done, a.Total)
 		}
 		if a.Ready {
+			p.keep(ctx)
 			return p, nil
 		}
 		if !sleep(ctx, 100*time.Millisecond) {
@@ -57,6 +57,19 @@ func (k *Keeper) openPast(ctx context.Context, db org.DatabaseName, t time.Time,
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// keep asks for the past now and then until it is closed or ctx ends: one that
+// nobody asks ends by itself.
+func (p *Past) keep(ctx context.Context) {
+	ctx, p.let = context.WithCancel(ctx)
+	p.kept = make(chan struct{})
+	go func() {
+		defer close(p.kept)
+		for sleep(ctx, pastIdle/5) {
+			_, _ = p.ask(ctx, pastRequest{Do: "state"}) // whoever uses it hears that it is gone
+		}
+	}()
 }
 
 // KeepsPast are the servers whose copies of a database will be able to show what
@@ -77,13 +90,47 @@ func (k *Keeper) KeepsPast(ctx context.Context, db org.DatabaseName) (out []org.
 	return out
 }
 
-// pastSource is the server whose copy has the least to replay to show t.
-func (k *Keeper) pastSource(ctx context.Context, db org.DatabaseName, t time.Time, from org.ServerName) (org.ServerName, error) {
+// Limits of the search for a copy that shows a moment.
+const (
+	pastAsk  = 10 * time.Second
+	pastWait = 5 * time.Second // for a copy to hear that what it has is agreed
+)
+
+// pastEnd is where the log of the active copy ends now; keepsNothing where that
+// cannot be had, so that only a record made later shows that a copy goes on to a
+// moment.
+func (k *Keeper) pastEnd(ctx context.Context, db org.DatabaseName) org.LSN {
+	if m, ok := k.group.View().Mount(db); !ok || m.Active == "" {
+		return keepsNothing
+	}
+	ctx, cancel := context.WithTimeout(ctx, pastAsk)
+	defer cancel()
+	a, err := send(ctx, k, opPast(), org.MailboxRef{Database: db}, pastRequest{Do: "end"})
+	if err != nil {
+		return keepsNothing
+	}
+	return a.End
+}
+
+// pastSource is the server whose copy has the least to replay to show t, and where
+// the log of the active copy ended.
+func (k *Keeper) pastSource(ctx context.Context, db org.DatabaseName, t time.Time, from org.ServerName) (org.ServerName, org.LSN, error) {
+	end := k.pastEnd(ctx, db)
+	for begun := time.Now(); ; {
+		best, behind, err := k.pastAmong(ctx, db, t, from, end)
+		if err == nil || !behind || end == keepsNothing || time.Since(begun) > pastWait || !sleep(ctx, 100*time.Millisecond) {
+			return best, end, err
+		}
+	}
+}
+
+// pastAmong asks all copies once; behind tells that one lacks nothing but log.
+func (k *Keeper) pastAmong(ctx context.Context, db org.DatabaseName, t time.Time, from org.ServerName, end org.LSN) (best org.ServerName, behind bool, err error) {
 	def, ok := k.group.View().Database(db)
 	if !ok {
-		return "", k.noDatabase(db)
+		return "", false, k.noDatabase(db)
 	}
-	best, base := org.ServerName(""), int64(0)
+	base := int64(0)
 	var reach []string
 	for _, cp := range def.Copies {
 		if from != "" && cp.Server != from {
@@ -93,14 +140,17 @@ func (k *Keeper) pastSource(ctx context.Context, db org.DatabaseName, t time.Tim
 			reach = append(reach, fmt.Sprintf("%s is not heard", cp.Server))
 			continue
 		}
-		rctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		a, err := callPeer[pastRequest, pastAnswer](rctx, k, cp.Server, "Past", db, pastRequest{Do: "reach", At: t.UnixNano()})
+		rctx, cancel := context.WithTimeout(ctx, pastAsk)
+		a, err := callPeer[pastRequest, pastAnswer](rctx, k, cp.Server, "Past", db, pastRequest{Do: "reach", At: t.UnixNano(), End: end})
 		cancel()
 		switch {
 		case err != nil:
 			reach = append(reach, fmt.Sprintf("%s: %v", cp.Server, err))
 		case a.Base > base:
 			best, base = cp.Server, a.Base
+		case a.Base == 0 && a.Until != 0:
+			behind = true
+			reach = append(reach, fmt.Sprintf("the log of the one on %s ends at %s", cp.Server, time.Unix(0, a.Until).UTC().Format(time.RFC3339Nano)))
 		case a.Base == 0 && a.Oldest == 0:
 			reach = append(reach, fmt.Sprintf("the one on %s does not know how far", cp.Server))
 		case a.Base == 0:
@@ -108,22 +158,29 @@ func (k *Keeper) pastSource(ctx context.Context, db org.DatabaseName, t time.Tim
 		}
 	}
 	if best != "" {
-		return best, nil
+		return best, false, nil
 	}
 	if len(reach) == 0 {
-		return "", kind.WithHint(kind.Errorf(kind.NotFound, "no copy of %s can be asked", db), "postern copy status "+string(db))
+		return "", behind, kind.WithHint(kind.Errorf(kind.NotFound, "no copy of %s can be asked", db), "postern copy status "+string(db))
 	}
-	return "", kind.WithHint(kind.Errorf(kind.NotFound, "no copy of %s can show what was there at %s: %s", db, t.UTC().Format(time.RFC3339), strings.Join(reach, ", ")),
+	return "", behind, kind.WithHint(kind.Errorf(kind.NotFound, "no copy of %s can show what was there at %s: %s", db, t.UTC().Format(time.RFC3339), strings.Join(reach, ", ")),
 		"take a later moment; a copy with a replay lag goes further back, or one with checkpoints: postern copy set "+string(db)+" SERVER --replay-lag 7d --beyond-hold-time")
 }
 
+// ask asks one question, and waits for the answer as long as for any call.
 func (p *Past) ask(ctx context.Context, q pastRequest) (pastAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
 	q.ID = p.id
 	return callPeer[pastRequest, pastAnswer](ctx, p.k, p.Server, "Past", p.db, q)
 }
 
 // Close ends it. A server that cannot be told ends it by itself after a while.
 func (p *Past) Close() {
+	if p.let != nil {
+		p.let()
+		<-p.kept
+	}
 	ctx, cancel := context.WithTimeout(p.k.life(), 5*time.Second)
 	defer cancel()
 	_, _ = p.ask(ctx, pastRequest{Do: "close"}) // else it ends by itself

@@ -133,6 +133,12 @@ func (k *Keeper) recoverMailbox(ctx context.Context, in recoverMailbox) ([]Recov
 // more, and returns what became of each. Repeated, it doubles nothing. Errors:
 // NotFound where no copy goes back so far, or the mailbox or folder was not there.
 func (k *Keeper) Recover(ctx context.Context, in Recovery) (_ []Recovered, err error) {
+	if in.InPlace && !in.List && !in.DryRun {
+		if err := k.rewinding(in.To.Database); err != nil {
+			return nil, err
+		}
+	}
+	ctx = perCall{ctx}
 	v := &recovery{k: k, in: in, at: in.At, from: in.From, to: in.To, made: map[string]bool{}}
 	command.Progress(ctx, "looking for a copy of %s that shows %s", v.from.Database, v.at.UTC().Format(time.RFC3339))
 	told := time.Time{}

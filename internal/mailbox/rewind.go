@@ -62,6 +62,7 @@ type RewindResult struct {
 	Sum       Rewound        // of all
 	Done      int            // mailboxes that were looked at
 	Changed   int            // and those with something to do
+	Failed    int            // and those of which not all could be put right
 }
 
 // rewind is one under way.
@@ -69,6 +70,7 @@ type rewind struct {
 	k    *Keeper
 	o    Rewind
 	past *Past
+	turn *rewindTurn            // nil in a dry run
 	then map[org.MailboxID]bool // mailboxes of the past that were not looked at yet
 	out  RewindResult
 	told time.Time
@@ -82,22 +84,43 @@ type rewind struct {
 // way or the database cannot be reached.
 func (k *Keeper) Rewind(ctx context.Context, o Rewind) (RewindResult, error) {
 	v := &rewind{k: k, o: o}
+	ctx = perCall{ctx}
+	if m, ok := k.group.View().Mount(o.Database); ok && m.Active == "" {
+		return v.out, kind.WithHint(kind.Errorf(kind.Busy, "database %s is dismounted", o.Database), "postern database mount "+string(o.Database))
+	}
+	if !o.DryRun {
+		var err error
+		if v.turn, ctx, err = k.takeRewind(ctx, o); err != nil {
+			return v.out, err
+		}
+		defer v.turn.leave()
+	}
+	err := v.run(ctx)
+	if lost := v.turn.lost(); err != nil && lost != nil {
+		err = lost
+	}
+	return v.out, err
+}
+
+// run goes through all mailboxes.
+func (v *rewind) run(ctx context.Context) error {
+	k, o := v.k, v.o
 	live, err := send(ctx, k, opMailboxes, org.MailboxRef{Database: o.Database}, none{})
 	if err != nil {
-		return v.out, err
+		return err
 	}
 	command.Progress(ctx, "looking for a copy of %s that shows %s", o.Database, o.At.UTC().Format(time.RFC3339))
-	v.past, err = k.openPast(ctx, o.Database, o.At, o.From, !o.DryRun, func(done, total int64) {
+	v.past, err = k.OpenPast(ctx, o.Database, o.At, o.From, func(done, total int64) {
 		v.tell(ctx, "replaying log: %d MiB of at most %d", done>>20, total>>20)
 	})
 	if err != nil {
-		return v.out, err
+		return err
 	}
 	defer v.past.Close()
 	v.out.Server = v.past.Server
 	ids, err := v.past.Mailboxes(ctx)
 	if err != nil {
-		return v.out, err
+		return err
 	}
 	v.then = make(map[org.MailboxID]bool, len(ids))
 	for _, id := range ids {
@@ -105,17 +128,21 @@ func (k *Keeper) Rewind(ctx context.Context, o Rewind) (RewindResult, error) {
 	}
 	command.Progress(ctx, "the copy on %s shows it: %d mailboxes then, %d now", v.past.Server, len(ids), len(live))
 	for i, b := range live {
-		if err := v.box(ctx, b); err != nil {
-			return v.out, fmt.Errorf("mailbox %d of %d, %s: %w", i+1, len(live), b.ID, err)
+		err := v.turn.lost()
+		if err == nil {
+			err = v.box(ctx, b)
+		}
+		if err != nil {
+			return fmt.Errorf("mailbox %d of %d, %s: %w", i+1, len(live), b.ID, err)
 		}
 		v.tell(ctx, "%d of %d mailboxes, %d messages put back so far", i+1, len(live), v.out.Sum.Back)
 	}
 	v.removed()
 	if !o.DryRun {
-		k.deps.Events.Emit(evRewound, "the mailboxes of %s hold again what they held at %s, from the copy on %s: %d messages put back, %d moved, %d flags, %d folders",
-			o.Database, o.At.UTC().Format(time.RFC3339), v.out.Server, v.out.Sum.Back, v.out.Sum.Moved, v.out.Sum.Flags, v.out.Sum.Folders)
+		k.deps.Events.Emit(evRewound, "the mailboxes of %s hold again what they held at %s, from the copy on %s: %d messages put back, %d moved, %d flags, %d folders, %d mailboxes not wholly",
+			o.Database, o.At.UTC().Format(time.RFC3339), v.out.Server, v.out.Sum.Back, v.out.Sum.Moved, v.out.Sum.Flags, v.out.Sum.Folders, v.out.Failed)
 	}
-	return v.out, nil
+	return nil
 }
 
 // tell tells how far it is, not more than once a second.
@@ -126,22 +153,27 @@ func (v *rewind) tell(ctx context.Context, format string, args ...any) {
 	}
 }
 
-// name is what people call a mailbox; false for one that is nobody's, as those of
-// probes are.
+// name is what people call a mailbox; false for one that nobody has any more.
 func (v *rewind) name(b boxRow) (string, bool) {
 	if v.k.deps.Named == nil {
 		return b.ID.String(), true
 	}
 	a, ok := v.k.deps.Named(b.Organization, b.ID)
-	return a.String(), ok
+	if !ok {
+		return b.ID.String(), false
+	}
+	return a.String(), true
 }
 
-// box brings one mailbox back.
+// box brings one mailbox back. What goes wrong with it alone is told in its row.
 func (v *rewind) box(ctx context.Context, b boxRow) error {
 	was := v.then[b.ID]
 	delete(v.then, b.ID)
 	name, ok := v.name(b)
 	if !ok {
+		if b.Organization != "" { // else it is one of probes
+			v.note(Rewound{Mailbox: name, ID: b.ID, Result: "is left alone: it is of no one in the directory any more"})
+		}
 		return nil
 	}
 	x := newRewindBox(v, org.MailboxRef{ID: b.ID, Database: v.o.Database}, name)
@@ -151,8 +183,27 @@ func (v *rewind) box(ctx context.Context, b boxRow) error {
 			return nil // removed meanwhile
 		}
 	}
+	if err != nil {
+		if err := v.fatal(ctx, err); err != nil {
+			v.note(x.row)
+			return err
+		}
+		v.out.Failed++
+		x.row.Result = "not all of it: " + err.Error()
+	}
 	v.note(x.row)
-	return err
+	return nil
+}
+
+// fatal is err where it concerns more than one mailbox.
+func (v *rewind) fatal(ctx context.Context, err error) error {
+	if ctx.Err() != nil || kind.Is(err, kind.Busy) {
+		return err
+	}
+	if _, gone := v.past.ask(ctx, pastRequest{Do: "state"}); gone != nil {
+		return fmt.Errorf("%w; the past: %w", err, gone)
+	}
+	return nil
 }
 
 // note adds a mailbox to the answer.

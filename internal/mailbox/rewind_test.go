@@ -169,7 +169,7 @@ func TestRewind(t *testing.T) {
 func (r *ruined) breakOff(t *testing.T, ctx context.Context, order Rewind) {
 	t.Helper()
 	for last := range 5 {
-		p, err := r.k.openPast(ctx, order.Database, order.At, "", false, nil)
+		p, err := r.k.OpenPast(ctx, order.Database, order.At, "", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,14 +195,18 @@ func TestRewindRefuses(t *testing.T) {
 	r := ruin(t, ctx)
 	order := Rewind{Database: "DB01", At: r.then}
 	now := content(t, ctx, r.k.Client(), r.k.Keeper)
-	p, err := r.k.openPast(ctx, "DB01", r.then, "", true, nil)
+	turn, _, err := r.k.takeRewind(ctx, order)
 	if err != nil {
 		t.Fatal(err)
+	}
+	inPlace := Recovery{From: at, To: at, At: r.then, InPlace: true}
+	if _, err := r.k.Recover(ctx, inPlace); !kind.Is(err, kind.Busy) {
+		t.Errorf("recover in place beside it: %v", err)
 	}
 	if _, err := r.k.Rewind(ctx, order); !kind.Is(err, kind.Busy) {
 		t.Errorf("a second one: %v", err)
 	}
-	p.Close()
+	turn.leave()
 	for _, bad := range []Rewind{{Database: "DB99", At: r.then}, {Database: "DB01", At: r.then.Add(-time.Hour)}, {Database: "DB01", At: r.then, From: "MBX9"}} {
 		if _, err := r.k.Rewind(ctx, bad); !kind.Is(err, kind.NotFound) {
 			t.Errorf("%+v: %v", bad, err)
@@ -234,4 +238,39 @@ func TestRewindRefuses(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// TestRewindMovedMeanwhile: a message that its user moves while the mailbox is
+// listed is not put back beside itself, and a mailbox that never rests is left.
+func TestRewindMovedMeanwhile(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	k := keepsPast(t, newDisks())
+	s := k.Client()
+	if err := s.Setup(ctx, at, mail.MailboxSetup{}); err != nil {
+		t.Fatal(err)
+	}
+	x := newRewindBox(&rewind{k: k.Keeper}, at, "")
+	times := 0
+	x.listed = func() {
+		if times++; times == 1 {
+			if _, err := s.Append(ctx, at, mail.Append{Folder: "INBOX", Body: big(1)}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := x.list(ctx); err != nil || times != 2 || len(x.live) != 1 {
+		t.Errorf("listed %d times, %d messages, %v", times, len(x.live), err)
+	}
+	if _, err := s.Append(ctx, at, mail.Append{Folder: "INBOX", Body: big(1), Unless: x.live[0].email}); !kind.Is(err, kind.Exists) {
+		t.Errorf("an email that is there was put back: %v", err)
+	}
+	x.listed = func() {
+		if _, err := s.Append(ctx, at, mail.Append{Folder: "INBOX", Body: big(2)}); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := x.list(ctx); !kind.Is(err, kind.Conflict) {
+		t.Errorf("a mailbox that never rests: %v", err)
+	}
 }

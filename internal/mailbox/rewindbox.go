@@ -31,6 +31,8 @@ type rewindBox struct {
 	put     map[mail.EmailID]spot     // where an email of the past was put back
 	moves   map[transfer][]owed
 	flags   map[flagging][]mail.UID
+	named   map[mail.FolderID]bool // folders that got their name back
+	listed  func()                 // for tests: called after each listing; nil else
 }
 
 // liveMail is a message of the live mailbox.
@@ -78,7 +80,7 @@ func newRewindBox(v *rewind, at org.MailboxRef, name string) *rewindBox {
 	return &rewindBox{v: v, at: at, row: Rewound{Mailbox: name, ID: at.ID},
 		fresh: map[mail.EmailID][][32]byte{}, spans: map[mail.FolderID][2]int{},
 		put: map[mail.EmailID]spot{}, bodies: map[mail.BlobID]*[32]byte{},
-		moves: map[transfer][]owed{}, flags: map[flagging][]mail.UID{}}
+		moves: map[transfer][]owed{}, flags: map[flagging][]mail.UID{}, named: map[mail.FolderID]bool{}}
 }
 
 // run brings the mailbox back; was tells whether it was there then.
@@ -131,14 +133,38 @@ func (x *rewindBox) deliveries(ctx context.Context) error {
 	}
 }
 
-// list goes through the live mailbox.
+// listTries is how often a mailbox is listed that changes meanwhile.
+const listTries = 3
+
+// list goes through the live mailbox. What is moved meanwhile could be in neither of
+// its folders, so only a list that nothing changed during counts.
 func (x *rewindBox) list(ctx context.Context) error {
+	for range listTries {
+		if err := x.listOnce(ctx); err != nil {
+			return err
+		}
+		if x.listed != nil {
+			x.listed()
+		}
+		u, err := x.v.k.Client().Usage(ctx, x.at)
+		if err != nil {
+			return err
+		}
+		if u.ModSeq == x.modseq {
+			return nil
+		}
+	}
+	return kind.WithHint(kind.Errorf(kind.Conflict, "the mailbox changes all the time; run the command again"), "run the command again")
+}
+
+func (x *rewindBox) listOnce(ctx context.Context) error {
 	cl := x.v.k.Client()
 	u, err := cl.Usage(ctx, x.at)
 	if err != nil {
 		return err
 	}
-	x.modseq = u.ModSeq
+	x.modseq, x.live = u.ModSeq, x.live[:0]
+	clear(x.spans)
 	if x.folders, err = cl.Folders(ctx, x.at); err != nil {
 		return err
 	}
@@ -188,6 +214,9 @@ func (x *rewindBox) liveAt(f mail.FolderID, u mail.UID) *liveMail {
 func (x *rewindBox) compare(ctx context.Context) error {
 	then, err := x.v.past.Folders(ctx, x.at.ID)
 	if err != nil {
+		return err
+	}
+	if err := x.rename(ctx, then); err != nil {
 		return err
 	}
 	for _, f := range then {
@@ -241,21 +270,67 @@ func (x *rewindBox) folder(ctx context.Context, f mail.Folder) (*mail.Folder, er
 	return &now, nil
 }
 
-// sameFolder is folder but for the subscription. One that is there keeps its new
-// name where the old one was taken since.
-func (x *rewindBox) sameFolder(ctx context.Context, f mail.Folder) (now mail.Folder, changed bool, err error) {
-	byID := func() int { return slices.IndexFunc(x.folders, func(n mail.Folder) bool { return n.ID == f.ID }) }
-	named, taken := byName(x.folders, f.Name)
-	if i := byID(); i >= 0 {
-		if x.folders[i].Name != f.Name && !taken {
-			if changed, err = x.changeFolder(ctx, mail.FolderChange{Op: "rename", Name: x.folders[i].Name, NewName: f.Name}); err != nil {
-				return now, false, err
+// nameOf is the name that a folder has now: what it is below may have been renamed.
+func (x *rewindBox) nameOf(f *mail.Folder) string {
+	if i := x.byID(f.ID); i >= 0 {
+		return x.folders[i].Name
+	}
+	return f.Name
+}
+
+// into calls f with the name of a folder, once more where that was changed meanwhile.
+func (x *rewindBox) into(ctx context.Context, t *mail.Folder, f func(name string) error) error {
+	name := x.nameOf(t)
+	err := f(name)
+	if !kind.Is(err, kind.NotFound) {
+		return err
+	}
+	all, ferr := x.v.k.Client().Folders(ctx, x.at)
+	if ferr != nil {
+		return ferr
+	}
+	x.folders = all
+	if now := x.nameOf(t); now != name {
+		return f(now)
+	}
+	return err
+}
+
+func (x *rewindBox) byID(id mail.FolderID) int {
+	return slices.IndexFunc(x.folders, func(n mail.Folder) bool { return n.ID == id })
+}
+
+// rename gives the folders of the past that are still there their names back, before
+// others are made or lent by name. One keeps its new name where the old one was taken
+// since. A name may be free only after another was given back.
+func (x *rewindBox) rename(ctx context.Context, then []mail.Folder) error {
+	for range then {
+		again := false
+		for _, f := range then {
+			i := x.byID(f.ID)
+			if _, taken := byName(x.folders, f.Name); i < 0 || taken || x.folders[i].Name == f.Name {
+				continue
 			}
+			done, err := x.changeFolder(ctx, mail.FolderChange{Op: "rename", Name: x.folders[i].Name, NewName: f.Name})
+			if err != nil && !kind.Is(err, kind.NotFound) { // else its user was faster
+				return err
+			}
+			x.named[f.ID] = x.named[f.ID] || done
+			again = again || done
 		}
-		if i = byID(); i >= 0 {
-			return x.folders[i], changed, nil
+		if !again || x.v.o.DryRun {
+			break
 		}
 	}
+	return nil
+}
+
+// sameFolder is folder but for the subscription.
+func (x *rewindBox) sameFolder(ctx context.Context, f mail.Folder) (now mail.Folder, changed bool, err error) {
+	if i := x.byID(f.ID); i >= 0 {
+		return x.folders[i], x.named[f.ID], nil
+	}
+	named, taken := byName(x.folders, f.Name)
 	if taken {
 		return named, false, nil
 	}

@@ -49,7 +49,11 @@ func (x *rewindBox) transfer(ctx context.Context, t transfer, ws []owed) error {
 			uids = append(uids, u)
 		}
 		slices.Sort(uids)
-		done, err := x.v.k.Client().Copy(ctx, x.at, mail.CopyRequest{Folder: t.from, UIDs: ranges(uids), Target: t.target.Name, Move: t.move})
+		var done mail.Copied
+		err := x.into(ctx, t.target, func(name string) (err error) {
+			done, err = x.v.k.Client().Copy(ctx, x.at, mail.CopyRequest{Folder: t.from, UIDs: ranges(uids), Target: name, Move: t.move})
+			return err
+		})
 		if kind.Is(err, kind.Full) {
 			for _, left := range by {
 				x.row.Moved, x.row.Refused, x.row.Result = x.row.Moved-len(left), x.row.Refused+len(left), err.Error()
@@ -155,7 +159,7 @@ func (x *rewindBox) putBack(ctx context.Context) error {
 	}
 	for _, w := range x.missing {
 		if err := x.putOne(ctx, w, alike[likeness{w.m.Size, w.m.InternalDate}]); err != nil {
-			return fmt.Errorf("put a message of %d bytes into %s: %w", w.m.Size, w.target.Name, err)
+			return fmt.Errorf("put a message of %d bytes into %s: %w", w.m.Size, x.nameOf(w.target), err)
 		}
 		x.v.tell(ctx, "%s: %d of %d messages put back", x.row.Mailbox, x.row.Back, len(x.missing))
 	}
@@ -172,10 +176,13 @@ func (x *rewindBox) putOne(ctx context.Context, w owed, alike []*liveMail) error
 		return x.again(ctx, w, p)
 	}
 	body, err := x.v.past.Body(ctx, w.m)
-	if kind.Is(err, kind.NotFound) {
+	if kind.Is(err, kind.NotFound) || kind.Is(err, kind.Corrupt) {
+		if _, gone := x.v.past.ask(ctx, pastRequest{Do: "state"}); gone != nil { // the past itself
+			return gone
+		}
 		x.row.Lost++
-		_, err := x.v.past.ask(ctx, pastRequest{Do: "state"}) // the past itself may be gone
-		return err
+		x.row.Result = "lost: " + err.Error()
+		return nil
 	}
 	if err != nil {
 		return err
@@ -202,7 +209,15 @@ func (x *rewindBox) putOne(ctx context.Context, w owed, alike []*liveMail) error
 		x.row.Back, x.row.Bytes = x.row.Back+1, x.row.Bytes+w.m.Size
 		return nil
 	}
-	done, err := x.v.k.Client().Append(ctx, x.at, mail.Append{Folder: w.target.Name, Flags: w.m.Flags, Keywords: w.m.Keywords, InternalDate: w.m.InternalDate, Body: body})
+	var done mail.Appended
+	err = x.into(ctx, w.target, func(name string) (err error) {
+		done, err = x.v.k.Client().Append(ctx, x.at, mail.Append{Folder: name, Flags: w.m.Flags, Keywords: w.m.Keywords, InternalDate: w.m.InternalDate, Body: body, Unless: w.m.Email})
+		return err
+	})
+	if kind.Is(err, kind.Exists) {
+		x.row.Result = "a message came back meanwhile: run the command again"
+		return nil
+	}
 	if err != nil {
 		return x.noRoom(err)
 	}
@@ -220,7 +235,11 @@ func b2i(b bool) int {
 
 // again puts an email back once more, that was in several folders.
 func (x *rewindBox) again(ctx context.Context, w owed, p spot) error {
-	done, err := x.v.k.Client().Copy(ctx, x.at, mail.CopyRequest{Folder: p.folder, UIDs: []mail.UIDRange{{First: p.uid, Last: p.uid}}, Target: w.target.Name})
+	var done mail.Copied
+	err := x.into(ctx, w.target, func(name string) (err error) {
+		done, err = x.v.k.Client().Copy(ctx, x.at, mail.CopyRequest{Folder: p.folder, UIDs: []mail.UIDRange{{First: p.uid, Last: p.uid}}, Target: name})
+		return err
+	})
 	if err != nil {
 		return x.noRoom(err)
 	}
@@ -248,8 +267,8 @@ func (x *rewindBox) holds(ctx context.Context, l *liveMail, want [32]byte) (bool
 	sum := x.bodies[l.blob]
 	if sum == nil {
 		b, err := x.v.k.wholeBody(ctx, x.at, l.blob, l.size)
-		if kind.Is(err, kind.NotFound) {
-			return false, nil // removed meanwhile
+		if kind.Is(err, kind.NotFound) || kind.Is(err, kind.Corrupt) {
+			return false, nil // removed meanwhile, or not to be compared
 		}
 		if err != nil {
 			return false, err

@@ -159,6 +159,9 @@ func (s *alone) Commit(_ context.Context, t cluster.Txn) (int64, error) {
 	}
 	for _, o := range t.Then {
 		s.a.set(o.Key, o.Value)
+		if o.Delete {
+			delete(s.a.rows, o.Key)
+		}
 	}
 	return s.a.rev, nil
 }

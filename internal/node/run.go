@@ -141,13 +141,13 @@ func (w *mailWorker) spine(ctx context.Context, st *stages) (err error) {
 func (w *mailWorker) keepers(st *stages) {
 	st.run("mailbox", w.mailbox.Run)
 	st.run("directory", w.directory.Run)
-	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Rewind: w.mailbox.Rewind, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Noted: w.notes.Take, Log: w.log, Events: w.events,
+	deps := active.Deps{Group: w.cluster, Copies: w.mailbox, Volumes: w.mailbox, Fast: w.fast(), Health: w.healthOf, Component: w.components.Of, Noted: w.notes.Take, Log: w.log, Events: w.events,
 		Recovery: func(set string) string {
 			return string(health.RecoveryMode(w.cfg.healthConfig(), rows{w.cluster}, w.cluster.Name(), set, time.Now()))
 		}}
 	if w.mover != nil {
 		st.run("transport", w.mover.Run)
-		deps.SafetyNet, deps.Completed = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted
+		deps.SafetyNet, deps.Completed, deps.Rewind = w.mover.AskSafetyNet, w.mover.SafetyNetCompleted, w.mailbox.Rewind
 	}
 	deps.Component, deps.Metrics, deps.Sites = w.components.Of, w.metrics, w.sites
 	w.planDeps(&deps)

@@ -172,6 +172,15 @@ func (t *txn) append(r *AppendReq) (Planned, error) {
 	if err != nil {
 		return Planned{}, err
 	}
+	if r.Unless != 0 {
+		there, err := t.get(emailKey(b.id, r.Unless))
+		if err != nil {
+			return Planned{}, err
+		}
+		if there != nil {
+			return Planned{}, kind.Errorf(kind.Exists, "append: email %d is in the mailbox", r.Unless)
+		}
+	}
 	id, err := t.target(b, r.Folder)
 	if err != nil {
 		return Planned{}, err
