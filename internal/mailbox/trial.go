@@ -26,12 +26,6 @@ import (
 // is seeded, as after a long absence; one that was ordered to be made anew is
 // emptied first (honourReseed).
 func (c *dbCopy) takeUp() error {
-	c.mu.Lock()
-	needed := c.mount.Active == c.k.me || c.mount.IsInSync(c.k.me)
-	c.mu.Unlock()
-	if needed { // what is missing is missing: old history must not lead
-		return nil
-	}
 	if _, err := c.k.fs.Stat(c.dir); !kind.Is(err, kind.NotFound) {
 		return err
 	}
@@ -50,8 +44,14 @@ func (c *dbCopy) takeUp() error {
 			newest, path = at, filepath.Join(c.vol.Path, n)
 		}
 	}
-	if path == "" {
+	// Old history must not lead. A leader that still heard of the copy on the other
+	// volume may have taken it into the set again, and takes it out soon.
+	mt, _ := c.k.group.View().Mount(c.name)
+	switch {
+	case path == "" || mt.Active == c.k.me:
 		return nil
+	case mt.IsInSync(c.k.me):
+		return kind.Errorf(kind.Busy, "the in-sync set names this copy, and %s is not all that it had", path)
 	}
 	if err := moveDurably(c.k.fs, path, c.dir); err != nil {
 		return fmt.Errorf("take up %s: %w", path, err)
@@ -124,7 +124,13 @@ func (k *Keeper) endTrial(ctx context.Context, v *volume, row org.VolumeRow) err
 			return kind.Errorf(kind.Busy, "%s is in sync on %d servers, this one has to be among them", def.Name, len(mt.InSync))
 		}
 		path := filepath.Join(v.Path, e.Name)
-		if err := fsx.RemoveAll(k.fs, path); err != nil {
+		if kept, err := unoffered(k.fs, path); err != nil {
+			return err
+		} else if kept { // changes that are nowhere else: the copy led on the spare, and lost its lead
+			k.deps.Log.Warn("a spare is not empty after a drill: log that was set aside there was not offered", "path", path)
+			continue
+		}
+		if err := removeCopyDir(k.fs, path); err != nil {
 			return err
 		}
 		k.deps.Events.Emit(evLeftover, "%s on volume %s of %s was removed: it was made by drill %s", e.Name, v.Name, k.me, row.Trial)
@@ -135,6 +141,34 @@ func (k *Keeper) endTrial(ctx context.Context, v *volume, row org.VolumeRow) err
 		}
 		return nil
 	})
+}
+
+// unoffered tells whether a copy's folder has log that was set aside there and not
+// offered to the active copy.
+func unoffered(disk fsx.FS, dir string) (bool, error) {
+	names, err := disk.List(filepath.Join(dir, divergedName))
+	if kind.Is(err, kind.NotFound) {
+		return false, nil
+	}
+	return slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".log") }), err
+}
+
+// removeCopyDir removes the folder of a copy, its mark last: what is left of a
+// removal that was broken off is still known for what it is.
+func removeCopyDir(disk fsx.FS, dir string) error {
+	names, err := disk.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if n == copyMarkName {
+			continue
+		}
+		if err := fsx.RemoveAll(disk, filepath.Join(dir, n)); err != nil {
+			return err
+		}
+	}
+	return fsx.RemoveAll(disk, dir)
 }
 
 // leftBy is the database of a drill, whose copy left an entry on a volume: the

@@ -71,12 +71,15 @@ func TestTrial(t *testing.T) {
 		t.Errorf("what was there is not set aside: %q, %v", names, err)
 	}
 	// What was there before the drill, and what is another's, is nobody's to remove.
-	stay := []string{movedPrefix + "DB01-1", movedPrefix + "DB02-99999999999"}
+	// Nor is log that was set aside and not offered.
+	mine := k.copy("DB01").identity
+	stay := []string{movedPrefix + "DB01-1", movedPrefix + "DB01-99999999999", movedPrefix + "DB02-99999999999"}
 	for i, name := range stay {
 		path := "/vol2/" + name
-		must(t, d.fs.MkdirAll(path))
-		must(t, fsx.WriteFile(d.fs, path+"/"+copyMarkName, fmt.Appendf(nil, `{"identity":%q}`, []string{k.copy("DB01").identity, "other"}[i])))
+		must(t, d.fs.MkdirAll(path+"/"+divergedName))
+		must(t, fsx.WriteFile(d.fs, path+"/"+copyMarkName, fmt.Appendf(nil, `{"identity":%q}`, []string{mine, mine, "other"}[i])))
 	}
+	must(t, fsx.WriteFile(d.fs, "/vol2/"+stay[1]+"/"+divergedName+"/1.log", []byte("log")))
 	give("vol1", org.VolumeSpare)
 	if log := inSync("vol1"); log.start != first.start || log.end < first.end {
 		t.Errorf("the log is not what was there: %+v, it was %+v", log, first)
