@@ -128,7 +128,10 @@ func (v *rewind) run(ctx context.Context) error {
 	}
 	command.Progress(ctx, "the copy on %s shows it: %d mailboxes then, %d now", v.past.Server, len(ids), len(live))
 	for i, b := range live {
-		err := v.turn.lost()
+		err := ctx.Err()
+		if err == nil {
+			err = v.turn.lost()
+		}
 		if err == nil {
 			err = v.box(ctx, b)
 		}

@@ -221,8 +221,8 @@ func TestRewindRefuses(t *testing.T) {
 	if _, err := r.k.Rewind(gone, order); err == nil {
 		t.Error("it went on although its caller was gone")
 	}
-	if content(t, ctx, r.k.Client(), r.k.Keeper) != now {
-		t.Error("something was changed")
+	if got := content(t, ctx, r.k.Client(), r.k.Keeper); got != now {
+		t.Errorf("something was changed: there is\n%s\nthere was\n%s", got, now)
 	}
 	// Too small a mailbox takes what fits.
 	if err := r.k.Client().Setup(ctx, at, mail.MailboxSetup{Organization: org.OrganizationID(""), QuotaMessages: 12}); err != nil {

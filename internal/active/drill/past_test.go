@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,16 +150,16 @@ func (l *lab) obeyVolumes() {
 	all := []org.ServerName{"MBX1", "MBX2", "MBX3"}
 	key := org.VolumeKey("MBX3", "Vol2")
 	l.st.Put(key, org.VolumeRow{Server: "MBX3", Volume: "Vol2", State: org.VolumeSpare})
-	busy := false
+	var busy atomic.Bool
 	l.st.Obey(func(s *plantest.State) {
 		v := s.Snapshot()
 		mt, _ := v.Mount("DB01")
 		it, _ := v.Get(key)
 		row, err := org.ParseVolume(it.Value)
-		if err != nil || busy || mt.IsInSync("MBX3") && (row.Trial == "" || row.State != org.VolumeSpare) {
+		if err != nil || busy.Load() || mt.IsInSync("MBX3") && (row.Trial == "" || row.State != org.VolumeSpare) {
 			return
 		}
-		busy = true
+		busy.Store(true)
 		time.AfterFunc(5*time.Second, func() {
 			if mt, _ := l.st.View().Mount("DB01"); !mt.IsInSync("MBX3") {
 				mt.InSync = all
@@ -169,7 +170,7 @@ func (l *lab) obeyVolumes() {
 				row.Trial = ""
 				l.st.Put(key, row)
 			}
-			busy = false
+			busy.Store(false)
 			l.st.Put("nudge", "")
 		})
 	})

@@ -421,8 +421,7 @@ func TestAwait(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		w.set(func() { w.deaf["one"] = true })
-		w.state.Put("wish/one", "x")
+		w.set(func() { w.deaf["asks"] = true })
 		p, _ = e.Start(t.Context(), org.Plan{Kind: "works", Steps: steps("asks")})
 		if _, err := e.Await(ctx, p.ID, func(string) {}); !errors.Is(err, context.Canceled) {
 			t.Error(err)

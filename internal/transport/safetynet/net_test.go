@@ -209,11 +209,13 @@ func TestEvents(t *testing.T) {
 		}
 		return slices.Equal(got, want) || slices.Equal(got, want[:3]) // Running may pass unseen
 	}, func() string { return fmt.Sprintf("%+v", p.events.Recent(10)) })
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.notes) != 1 || w.notes[0].Action != "Resubmit" || w.notes[0].Target != "DB01" || w.notes[0].Cause != "lossy mount" || len(w.notes[0].Evidence) != 1 || w.notes[0].Result != "Completed" {
-		t.Errorf("for the recovery log: %+v", w.notes)
-	}
+	var notes []org.Note
+	p.eventually(func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		notes = slices.Clone(w.notes)
+		return len(notes) == 1 && notes[0].Action == "Resubmit" && notes[0].Target == "DB01" && notes[0].Cause == "lossy mount" && len(notes[0].Evidence) == 1 && notes[0].Result == "Completed"
+	}, func() string { return fmt.Sprintf("for the recovery log: %+v", notes) })
 }
 
 // TestLagBeyondHoldTime: a copy that lags by more than the hold time is said
