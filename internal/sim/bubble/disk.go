@@ -209,6 +209,13 @@ func (d *disk) fill() {
 	}
 }
 
+// fails tells whether the disk refuses every change.
+func (d *disk) fails() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.bad != nil
+}
+
 // wipe loses the volume; what is mounted in its place is empty.
 func (d *disk) wipe() error {
 	d.mu.Lock()

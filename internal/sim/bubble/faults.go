@@ -160,7 +160,8 @@ func (w *world) harm(f Fault, d *disk) {
 }
 
 // replace kills a server and gives it an empty disk, where the copies on it
-// are not the only ones that are in sync: no promise covers that loss.
+// are not the only ones that are in sync on a disk that works: no promise covers
+// that loss.
 func (w *world) replace(s *server) {
 	w.mu.Lock()
 	again := w.wiped
@@ -172,7 +173,7 @@ func (w *world) replace(s *server) {
 	}
 	for i := range w.plan.Databases {
 		m := w.agreed.mount(databaseName(i))
-		others := slices.DeleteFunc(slices.Clone(m.InSync), func(o org.ServerName) bool { return o == s.name })
+		others := slices.DeleteFunc(slices.Clone(m.InSync), func(o org.ServerName) bool { return o == s.name || w.servers[o].disk.fails() })
 		if m.IsInSync(s.name) && len(others) == 0 || m.Lossy != nil {
 			w.note("  not done: %s has the only copy of %s", s.name, m.Database)
 			return
