@@ -145,6 +145,13 @@ func (w *world) harm(f Fault, d *disk) {
 		d.fill()
 	case "failing disk":
 		cause := []error{syscall.EIO, syscall.EROFS}[w.rnd.intN(2)]
+		w.mu.Lock()
+		young := w.wiped && time.Since(w.wipedAt) < wipeKnown
+		w.mu.Unlock()
+		if young { // two disks at once: with two copies that is all there is
+			w.note("  not done: a disk was lost a moment ago")
+			return
+		}
 		d.set(func(d *disk) { d.bad = cause })
 		return
 	}
@@ -159,13 +166,16 @@ func (w *world) harm(f Fault, d *disk) {
 	}
 }
 
+// wipeKnown is how long after a disk was lost the group may count on it still.
+const wipeKnown = 5 * time.Second
+
 // replace kills a server and gives it an empty disk, where the copies on it
 // are not the only ones that are in sync on a disk that works: no promise covers
 // that loss.
 func (w *world) replace(s *server) {
 	w.mu.Lock()
 	again := w.wiped
-	w.wiped = true
+	w.wiped, w.wipedAt = true, time.Now()
 	w.mu.Unlock()
 	if again {
 		w.note("  not done: a disk was replaced before")

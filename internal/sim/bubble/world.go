@@ -72,7 +72,8 @@ type world struct {
 
 	mu      sync.Mutex // guards the rest
 	wrong   []string
-	wiped   bool
+	wiped   bool // a disk was replaced, at wipedAt
+	wipedAt time.Time
 	led     map[term]org.ServerName // who was ready to confirm changes
 	without time.Time               // when a server last found that it has no quorum
 	stirred time.Time               // when a fault last began or ended
