@@ -99,6 +99,8 @@ func (e *Engine) Start(ctx context.Context, p org.Plan) (org.Plan, error) {
 	if err := e.group.Sync(ctx); err != nil {
 		return p, fmt.Errorf("start plan: %w", err)
 	}
+	// Before the look at what runs: a plan that is started after it changes this row.
+	guard, _ := e.group.View().Get(guardKey)
 	if other, ok := e.Running(); ok {
 		return p, busyWith(other)
 	}
@@ -107,7 +109,6 @@ func (e *Engine) Start(ctx context.Context, p org.Plan) (org.Plan, error) {
 	for i := range p.Steps {
 		p.Steps[i].State = org.StepWaiting
 	}
-	guard, _ := e.group.View().Get(guardKey)
 	t := cluster.Txn{If: []cluster.Cond{{Key: guardKey, Revision: guard.Revision}, {Key: Key(p.ID)}},
 		Then: append([]cluster.Op{{Key: guardKey, Value: []byte(p.ID)}}, e.dropOld()...)}
 	b, err := json.Marshal(p)
