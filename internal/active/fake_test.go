@@ -35,6 +35,8 @@ type fake struct {
 	mute    map[org.ServerName]bool // its word of copies does not come
 	said    map[string][]byte       // server/section
 	at, max int                     // handovers under way, and the most at a time
+	syncs   int                     // how often a view was asked to be new
+	onSync  func(n int)             // what others do before the n-th time
 }
 
 // newFake makes servers MBX01.. and databases DB0001.. with three copies each,
@@ -163,7 +165,16 @@ func (f *fake) View() *cluster.View {
 func (f *fake) Name() org.ServerName          { return f.me }
 func (f *fake) Changed() <-chan struct{}      { return nil }
 func (f *fake) PeersChanged() <-chan struct{} { return nil }
-func (f *fake) Sync(context.Context) error    { return nil }
+func (f *fake) Sync(context.Context) error {
+	f.mu.Lock()
+	f.syncs++
+	n, others := f.syncs, f.onSync
+	f.mu.Unlock()
+	if others != nil {
+		others(n)
+	}
+	return nil
+}
 func (f *fake) Quorum() bool                  { return true }
 func (f *fake) Dead(s org.ServerName) (string, bool) {
 	f.mu.Lock()

@@ -224,8 +224,9 @@ func (m *Manager) thaw(ctx context.Context, db org.DatabaseName, active org.Serv
 	}
 }
 
-// changeTerm writes the new row. The active copy may have changed its in-sync
-// set before it stopped, so the newest row of its term counts.
+// changeTerm writes the new row. The in-sync set may have changed since the
+// decision, so the newest row of the term counts: a target that was chosen
+// because it has everything and was taken out meanwhile is refused.
 func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 	db := c.mt.Database
 	for range 3 {
@@ -237,12 +238,13 @@ func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 		if !ok || now.Term != c.mt.Term || now.Active != c.mt.Active {
 			return kind.Errorf(kind.Conflict, "%s was moved by somebody else meanwhile", db)
 		}
+		if c.d.Target != "" && !c.d.Lossy && !now.IsInSync(c.d.Target) {
+			return kind.Errorf(kind.Conflict, "%s on %s is no longer in sync", db, c.d.Target)
+		}
 		n := c
 		n.mt, n.handed, n.inSync = now, live, slices.Clone(now.InSync)
 		if !live {
 			n.inSync = m.keepInSync(now, c.d)
-		} else if c.d.Target != "" && !now.IsInSync(c.d.Target) {
-			return kind.Errorf(kind.Conflict, "%s on %s is no longer in sync", db, c.d.Target)
 		}
 		err := m.swap(ctx, v, n)
 		if !kind.Is(err, kind.Conflict) {
