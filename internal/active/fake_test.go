@@ -175,7 +175,7 @@ func (f *fake) Sync(context.Context) error {
 	}
 	return nil
 }
-func (f *fake) Quorum() bool                  { return true }
+func (f *fake) Quorum() bool { return true }
 func (f *fake) Dead(s org.ServerName) (string, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

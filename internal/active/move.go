@@ -238,6 +238,9 @@ func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 		if !ok || now.Term != c.mt.Term || now.Active != c.mt.Active {
 			return kind.Errorf(kind.Conflict, "%s was moved by somebody else meanwhile", db)
 		}
+		if live && now.Thaws != c.mt.Thaws {
+			return kind.Errorf(kind.Conflict, "%s serves %s again: it took the handover back", now.Active, db)
+		}
 		if c.d.Target != "" && !c.d.Lossy && !now.IsInSync(c.d.Target) {
 			return kind.Errorf(kind.Conflict, "%s on %s is no longer in sync", db, c.d.Target)
 		}

@@ -20,8 +20,16 @@ var overtaken = []struct {
 }{
 	{"out of sync, handed over", false, takeOut("MBX02"), "no longer in sync"},
 	{"out of sync, the active copy is dead", true, takeOut("MBX02"), "no longer in sync"},
+	{"the handover was taken back", false, takeBack, "took the handover back"},
 	{"another out of sync", false, takeOut("MBX03"), ""},
 	{"another out of sync, the active copy is dead", true, takeOut("MBX03"), ""},
+}
+
+// takeBack is what an active copy does that waited too long for its successor.
+func takeBack(f *fake) {
+	mt := f.mount("DB0001")
+	mt.Thaws++
+	f.put(mailbox.MountKey("DB0001"), mt)
 }
 
 func takeOut(s org.ServerName) func(*fake) {

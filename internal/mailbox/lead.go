@@ -565,10 +565,10 @@ func (l *leader) thawIfForgotten(ctx context.Context) {
 		Evidence: proof("Store", l.c.name, "frozen", "for more than %s", handoverLimit), Result: "it leads again in the same term"})
 }
 
-// thaw takes a handover back: the mount row gets a new revision first, so that
-// a late compare and swap of the mover loses.
+// thaw takes a handover back: the mount row tells so first, with which a late
+// compare and swap of the mover loses, also one that reads the row once more.
 func (l *leader) thaw(ctx context.Context) error {
-	if err := l.casSet(ctx, verdict{}); err != nil {
+	if err := l.cas(ctx, func(m *org.Mount) { m.Thaws++ }); err != nil {
 		return err
 	}
 	l.unfreeze()

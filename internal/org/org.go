@@ -257,9 +257,12 @@ type Mount struct {
 	Begun bool `json:"begun,omitempty"`
 	// Handed tells that the former active stopped before this term began, so
 	// that nobody has to wait for its lease to end.
-	Handed bool      `json:"handed,omitempty"`
-	Since  time.Time `json:"since"`
-	Why    string    `json:"why,omitempty"`
+	Handed bool `json:"handed,omitempty"`
+	// Thaws counts the handovers that the active copy took back: whoever asked
+	// for one and finds it grown since may not write Handed, as it serves again.
+	Thaws int64     `json:"thaws,omitempty"`
+	Since time.Time `json:"since"`
+	Why   string    `json:"why,omitempty"`
 	// Revision is the agreed state's, for compare and swap; not stored.
 	Revision int64 `json:"-"`
 }
