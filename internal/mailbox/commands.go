@@ -242,55 +242,6 @@ func (k *Keeper) copyRows(only org.DatabaseName) []CopyRow {
 	return rows
 }
 
-// edit changes a database's definition by compare and swap; with it may go
-// other operations and conditions.
-func (k *Keeper) edit(ctx context.Context, db org.DatabaseName, f func(*org.Database) error) error {
-	for range 5 {
-		v := k.group.View()
-		def, ok := v.Database(db)
-		if !ok {
-			return k.noDatabase(db)
-		}
-		rev := v.DatabaseRevision(db)
-		def.Copies = slices.Clone(def.Copies)
-		if err := f(&def); err != nil {
-			return err
-		}
-		b, err := json.Marshal(def)
-		if err != nil {
-			return err
-		}
-		key := DatabaseKey(db)
-		_, err = k.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key, Revision: rev}}, Then: []cluster.Op{{Key: key, Value: b}}})
-		if !kind.Is(err, kind.Conflict) {
-			return err
-		}
-		if err := k.group.Sync(ctx); err != nil {
-			return err
-		}
-	}
-	return kind.Errorf(kind.Conflict, "database %s is being changed by somebody else", db)
-}
-
-// editCopy changes one copy of a definition.
-func (k *Keeper) editCopy(ctx context.Context, in copyArg, f func(*org.Copy) error) error {
-	return k.edit(ctx, in.Database, func(d *org.Database) error {
-		i := slices.IndexFunc(d.Copies, func(c org.Copy) bool { return c.Server == in.Server })
-		if i < 0 {
-			return kind.WithHint(kind.Errorf(kind.NotFound, "%s has no copy on %s", in.Database, in.Server), "postern copy status "+string(in.Database))
-		}
-		return f(&d.Copies[i])
-	})
-}
-
-// passive refuses what must not be done to the active copy.
-func (k *Keeper) passive(in copyArg, what string) error {
-	if m, ok := k.group.View().Mount(in.Database); ok && m.Active == in.Server {
-		return kind.WithHint(kind.Errorf(kind.Conflict, "%s is active on %s: an active copy cannot be %s", in.Database, in.Server, what), "postern database move "+string(in.Database))
-	}
-	return nil
-}
-
 // pickVolume chooses the volume of a server with the fewest copies.
 func (k *Keeper) pickVolume(v *cluster.View, s org.ServerName, want org.VolumeName) (org.VolumeName, error) {
 	srv, ok := v.Server(s)
@@ -421,29 +372,23 @@ func (k *Keeper) addCopy(ctx context.Context, in addCopy) ([]CopyRow, error) {
 }
 
 func (k *Keeper) removeCopy(ctx context.Context, in removeCopy) (command.Plan, error) {
-	if err := k.passive(in.copyArg, "removed"); err != nil {
-		return command.Plan{}, err
-	}
 	p := command.Plan{DryRun: in.DryRun, Steps: []command.Step{
-		{Name: "remove copy", Detail: fmt.Sprintf("%s on %s", in.Database, in.Server)},
+		{Name: "remove copy"},
 		{Name: "set files aside", Detail: "on " + string(in.Server)},
 	}}
-	m, _ := k.group.View().Mount(in.Database)
-	if m.IsInSync(in.Server) && len(m.InSync) == 2 {
-		p.Steps[0].Detail += "; the active copy will be the only one in sync"
-	}
-	err := k.edit(ctx, in.Database, func(d *org.Database) error {
-		i := slices.IndexFunc(d.Copies, func(c org.Copy) bool { return c.Server == in.Server })
-		if i < 0 {
-			return kind.Errorf(kind.NotFound, "%s has no copy on %s", in.Database, in.Server)
-		}
+	err := k.editPassive(ctx, in.copyArg, "removed", func(d *org.Database, i int, m *org.Mount) error {
 		if len(d.Copies) == 1 {
 			return kind.Errorf(kind.Conflict, "the copy on %s is the last one of %s", in.Server, in.Database)
+		}
+		p.Steps[0].Detail = fmt.Sprintf("%s on %s", in.Database, in.Server)
+		if m.IsInSync(in.Server) && len(m.InSync) == 2 {
+			p.Steps[0].Detail += "; the active copy will be the only one in sync"
 		}
 		if in.DryRun {
 			return errDry
 		}
 		d.Copies = slices.Delete(d.Copies, i, i+1)
+		leaveSet(m, in.Server)
 		return nil
 	})
 	return finish(p, err)
@@ -467,18 +412,18 @@ func (k *Keeper) suspendCopy(ctx context.Context, in suspendCopy) ([]CopyRow, er
 	if len(in.Comment) > 512 {
 		return nil, kind.Errorf(kind.Invalid, "comment of %d bytes, at most 512", len(in.Comment))
 	}
-	if !in.ActivationOnly {
-		if err := k.passive(in.copyArg, "suspended"); err != nil {
-			return nil, err
-		}
-	}
-	err := k.editCopy(ctx, in.copyArg, func(c *org.Copy) error {
+	suspend := func(c *org.Copy) {
 		c.ActivationSuspended = true
 		c.Suspended = c.Suspended || !in.ActivationOnly
 		c.SuspendedBy = ""
 		c.SuspendComment = in.Comment
-		return nil
-	})
+	}
+	var err error
+	if in.ActivationOnly {
+		err = k.editCopy(ctx, in.copyArg, func(c *org.Copy) error { suspend(c); return nil })
+	} else {
+		err = k.editPassive(ctx, in.copyArg, "suspended", func(d *org.Database, i int, _ *org.Mount) error { suspend(&d.Copies[i]); return nil })
+	}
 	return k.copyRows(in.Database), err
 }
 
@@ -499,54 +444,39 @@ func (k *Keeper) resumeCopy(ctx context.Context, in resumeCopy) ([]CopyRow, erro
 }
 
 func (k *Keeper) reseedCopy(ctx context.Context, in reseedCopy) (command.Plan, error) {
-	if err := k.passive(in.copyArg, "reseeded"); err != nil {
-		return command.Plan{}, err
-	}
 	p := command.Plan{DryRun: in.DryRun, Steps: []command.Step{
 		{Name: "take out of the in-sync set", Detail: string(in.Server)},
 		{Name: "empty copy", Detail: fmt.Sprintf("%s on %s", in.Database, in.Server)},
 		{Name: "seed", Detail: "from " + cmpOr(string(in.SeedFrom), "the active copy")},
 	}}
 	if in.DryRun {
-		return finish(p, k.editCopy(ctx, in.copyArg, func(*org.Copy) error { return errDry }))
+		return finish(p, k.editPassive(ctx, in.copyArg, "reseeded", func(*org.Database, int, *org.Mount) error { return errDry }))
 	}
-	return finish(p, k.orderReseed(ctx, in.copyArg, func(c *org.Copy) {
+	return finish(p, k.orderReseed(ctx, in.copyArg, "reseeded", false, func(c *org.Copy) {
 		c.SeedFrom, c.SeedNetwork, c.SeedRate = in.SeedFrom, "", in.SeedRate
 	}))
 }
 
-// orderReseed takes the copy out of the in-sync set and orders it emptied in
-// one step: a copy must not empty itself while the set names it.
-func (k *Keeper) orderReseed(ctx context.Context, in copyArg, with func(*org.Copy)) error {
-	v := k.group.View()
-	def, ok := v.Database(in.Database)
-	m, mounted := v.Mount(in.Database)
-	i := slices.IndexFunc(def.Copies, func(c org.Copy) bool { return c.Server == in.Server })
-	if !ok || !mounted || i < 0 {
-		return kind.Errorf(kind.NotFound, "%s has no copy on %s", in.Database, in.Server)
-	}
-	def.Copies = slices.Clone(def.Copies)
-	c := &def.Copies[i]
-	c.SeedCount++
-	c.Suspended, c.SuspendedBy, c.SeedManual = false, "", false
-	if c.SuspendComment == seededComment || c.SuspendComment == cancelledComment {
-		c.ActivationSuspended, c.SuspendComment = false, ""
-	}
-	with(c)
-	m.InSync = slices.DeleteFunc(slices.Clone(m.InSync), func(s org.ServerName) bool { return s == in.Server })
-	db, err := json.Marshal(def)
-	if err != nil {
-		return err
-	}
-	mb, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	_, err = k.group.Commit(ctx, cluster.Txn{
-		If:   []cluster.Cond{{Key: DatabaseKey(in.Database), Revision: v.DatabaseRevision(in.Database)}, {Key: MountKey(in.Database), Revision: m.Revision}},
-		Then: []cluster.Op{{Key: DatabaseKey(in.Database), Value: db}, {Key: MountKey(in.Database), Value: mb}},
+// orderReseed takes a passive copy out of the in-sync set and orders it emptied
+// in one step: a copy must not empty itself while the set names it. With safe it
+// is refused where mayEmpty says so.
+func (k *Keeper) orderReseed(ctx context.Context, in copyArg, what string, safe bool, with func(*org.Copy)) error {
+	return k.editPassive(ctx, in, what, func(d *org.Database, i int, m *org.Mount) error {
+		if safe {
+			if err := mayEmpty(*m, in); err != nil {
+				return err
+			}
+		}
+		c := &d.Copies[i]
+		c.SeedCount++
+		c.Suspended, c.SuspendedBy, c.SeedManual = false, "", false
+		if c.SuspendComment == seededComment || c.SuspendComment == cancelledComment {
+			c.ActivationSuspended, c.SuspendComment = false, ""
+		}
+		with(c)
+		leaveSet(m, in.Server)
+		return nil
 	})
-	return err
 }
 
 func (k *Keeper) verifyCommand(ctx context.Context, in verifyCopies) ([]Verified, error) {

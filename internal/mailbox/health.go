@@ -197,10 +197,8 @@ const lowSpace = 180 << 30
 // part of the system. Errors: NotFound, Conflict for the active copy.
 func (k *Keeper) Suspend(ctx context.Context, db org.DatabaseName, by, why string) error {
 	at := copyArg{Database: db, Server: k.me}
-	if err := k.passive(at, "suspended"); err != nil {
-		return err
-	}
-	return k.editCopy(ctx, at, func(c *org.Copy) error {
+	return k.editPassive(ctx, at, "suspended", func(d *org.Database, i int, _ *org.Mount) error {
+		c := &d.Copies[i]
 		if c.Suspended {
 			return kind.Errorf(kind.Conflict, "the copy of %s is suspended already", db)
 		}

@@ -184,25 +184,34 @@ func (k *Keeper) updateTargets(in updateCopy) ([]copyArg, error) {
 	return out, nil
 }
 
-// mayUpdate refuses what would cost the last copy, or cannot be seeded.
+// mayUpdate refuses what would cost the last copy, or cannot be seeded. Hours may
+// pass until the seed's turn comes: orderReseed judges again.
 func (k *Keeper) mayUpdate(t copyArg, in updateCopy) error {
-	if err := k.passive(t, "seeded"); err != nil {
+	view := k.group.View()
+	def, _ := view.Database(t.Database)
+	m, _ := view.Mount(t.Database)
+	if err := passive(m, t, "seeded"); err != nil {
 		return err
 	}
 	if _, ok := k.peerStatus(t.Server, t.Database); !ok || !k.heard(t.Server) {
 		return kind.WithHint(kind.Errorf(kind.Busy, "%s is not heard: its copy of %s cannot be seeded now", t.Server, t.Database), "postern server list")
 	}
-	view := k.group.View()
-	def, _ := view.Database(t.Database)
-	m, _ := view.Mount(t.Database)
 	if in.Source != "" {
 		st, ok := k.peerStatus(in.Source, t.Database)
 		if _, has := def.Copy(in.Source); !has || in.Source == t.Server || !ok || !k.heard(in.Source) || st.State != org.CopyHealthy && st.State != org.CopyMounted {
 			return kind.WithHint(kind.Errorf(kind.Conflict, "%s has no healthy copy of %s to seed from", in.Source, t.Database), "postern copy status "+string(t.Database))
 		}
 	}
+	if in.SafeDelete {
+		return mayEmpty(m, t)
+	}
+	return nil
+}
+
+// mayEmpty refuses where fewer than two other copies would hold everything.
+func mayEmpty(m org.Mount, t copyArg) error {
 	others := len(slices.DeleteFunc(slices.Clone(m.InSync), func(s org.ServerName) bool { return s == t.Server }))
-	if in.SafeDelete && others < 2 && m.IsInSync(t.Server) {
+	if others < 2 && m.IsInSync(t.Server) {
 		return kind.WithHint(kind.Errorf(kind.Conflict, "%s: without the copy on %s only %d would hold everything", t.Database, t.Server, others), "postern copy status "+string(t.Database))
 	}
 	return nil
@@ -264,16 +273,8 @@ func (k *Keeper) orderUpdate(ctx context.Context, t copyArg, in updateCopy) (int
 		}
 		n = c.SeedCount
 	}
-	for range 5 {
-		err := k.orderReseed(ctx, t, order)
-		if !kind.Is(err, kind.Conflict) {
-			return n, err
-		}
-		if err := k.group.Sync(ctx); err != nil {
-			return n, err
-		}
-	}
-	return n, kind.Errorf(kind.Conflict, "%s is being changed by somebody else", t.Database)
+	err := k.orderReseed(ctx, t, "seeded", in.SafeDelete, order) // sets n
+	return n, err
 }
 
 // updateOver tells in words how far an ordered seed is, and whether it is over.

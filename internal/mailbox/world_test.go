@@ -67,6 +67,9 @@ type alone struct {
 	published map[string][]byte
 	conns     []net.Conn
 	turned    chan struct{} // closed when what is known of the others changes
+
+	// What others do once, after the next look and before the next change.
+	afterView, beforeCommit func()
 }
 
 func (a *agreed) server(name org.ServerName) *alone {
@@ -121,9 +124,21 @@ func (s *alone) View() *cluster.View {
 	if f != nil {
 		return f
 	}
+	defer s.meanwhile(&s.afterView)
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
 	return cluster.NewView(s.a.rev, s.a.rows)
+}
+
+// meanwhile does what others do at a moment.
+func (s *alone) meanwhile(f *func()) {
+	s.mu.Lock()
+	do := *f
+	*f = nil
+	s.mu.Unlock()
+	if do != nil {
+		do()
+	}
 }
 
 func (s *alone) Changed() <-chan struct{} {
@@ -150,6 +165,7 @@ func (s *alone) Commit(_ context.Context, t cluster.Txn) (int64, error) {
 	if s.isCut() {
 		return 0, kind.Errorf(kind.Busy, "no quorum")
 	}
+	s.meanwhile(&s.beforeCommit)
 	s.a.mu.Lock()
 	defer s.a.mu.Unlock()
 	for _, c := range t.If {

@@ -1,0 +1,130 @@
+package mailbox
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/postern-mail/postern/internal/base/codec"
+	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/org"
+)
+
+// TestActiveMeanwhile: a copy that becomes active while something is ordered that
+// is for passive ones is left alone, whether it does so after the first look or
+// before the change.
+func TestActiveMeanwhile(t *testing.T) {
+	const at = `{"database":"DB01","server":"MBX2","maximum_in_parallel":10,"begin":true`
+	orders := map[string]func(*testing.T, *Keeper) error{
+		"copy update": func(t *testing.T, k *Keeper) error {
+			_, err := order(t, k, "copy update", strings.Replace(at, "server", "copy", 1)+`}`)
+			return err
+		},
+		"suspended by a responder": func(t *testing.T, k *Keeper) error {
+			return (&Keeper{group: k.group, me: "MBX2"}).Suspend(t.Context(), "DB01", "health", "why")
+		},
+	}
+	for _, name := range []string{"copy reseed", "copy remove", "copy suspend"} {
+		orders[name] = func(t *testing.T, k *Keeper) error { _, err := order(t, k, name, at+`}`); return err }
+	}
+	for name, give := range orders {
+		for when := range 2 {
+			k, g, s := passiveCopies(t, "DB01")
+			moment := []*func(){&s.afterView, &s.beforeCommit}[when]
+			*moment = func() {
+				m := g.mount(t)
+				m.Active, m.Term = "MBX2", m.Term+1
+				g.put(t, MountKey("DB01"), m)
+			}
+			err := give(t, k)
+			def, _ := k.group.View().Database("DB01")
+			c, has := def.Copy("MBX2")
+			if !kind.Is(err, kind.Conflict) || !strings.Contains(err.Error(), "is active on MBX2") {
+				t.Errorf("%s, %d: %v", name, when, err)
+			}
+			if m := g.mount(t); !has || c.SeedCount != 0 || c.Suspended || m.Active != "MBX2" || !m.IsInSync("MBX2") {
+				t.Errorf("%s, %d: %+v, in sync %v", name, when, c, m.InSync)
+			}
+		}
+	}
+}
+
+// passiveCopies are databases of three copies in sync, active on MBX1.
+func passiveCopies(t *testing.T, dbs ...org.DatabaseName) (*Keeper, *agreed, *alone) {
+	t.Helper()
+	g := newAgreed()
+	g.heard = true
+	all := []org.ServerName{"MBX1", "MBX2", "MBX3"}
+	for _, s := range all {
+		var sts []org.CopyStatus
+		for _, db := range dbs {
+			sts = append(sts, org.CopyStatus{Database: db, Server: s, State: org.CopyHealthy})
+		}
+		g.server(s).Publish(statusSection, codec.MustMarshal(sts))
+	}
+	for _, db := range dbs {
+		def := org.Database{Name: db, Identity: string(db)}
+		for i, s := range all {
+			def.Copies = append(def.Copies, org.Copy{Server: s, Volume: "vol1", Preference: i + 1})
+		}
+		g.put(t, DatabaseKey(db), def)
+		g.put(t, MountKey(db), org.Mount{Database: db, Term: 1, Active: "MBX1", InSync: all})
+	}
+	s := g.servers["MBX1"]
+	return &Keeper{group: s, me: "MBX1", peers: map[org.ServerName]peerReport{}}, g, s
+}
+
+// TestUpdateJudgesAgain: of several copies each is judged again when its seed is
+// ordered, also what --safe-delete asks for.
+func TestUpdateJudgesAgain(t *testing.T) {
+	for says, change := range map[string]func(*org.Mount){
+		"DB02 is active on MBX2":                  func(m *org.Mount) { m.Active, m.Term = "MBX2", 2 },
+		"DB02: without the copy on MBX2 only 1 w": func(m *org.Mount) { m.InSync = m.InSync[:2] },
+	} {
+		k, g, s := passiveCopies(t, "DB01", "DB02")
+		s.beforeCommit = func() { // the order about DB01
+			m, _ := g.servers["MBX3"].View().Mount("DB02")
+			change(&m)
+			g.put(t, MountKey("DB02"), m)
+		}
+		_, err := order(t, k, "copy update", `{"server":"MBX2","maximum_in_parallel":10,"begin":true,"safe_delete":true}`)
+		if !kind.Is(err, kind.Conflict) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%v, want %q", err, says)
+		}
+		v := k.group.View()
+		one, _ := v.Mount("DB01")
+		two, _ := v.Mount("DB02")
+		def, _ := v.Database("DB02")
+		if one.IsInSync("MBX2") || !two.IsInSync("MBX2") || def.Copies[1].SeedCount != 0 {
+			t.Errorf("in sync %v and %v, %+v", one.InSync, two.InSync, def.Copies[1])
+		}
+	}
+}
+
+// TestRemovalBeforeMove: who decided to move a database to a copy loses when the
+// copy is removed or suspended before it is done.
+func TestRemovalBeforeMove(t *testing.T) {
+	for _, name := range []string{"copy remove", "copy suspend"} {
+		k, g, s := passiveCopies(t, "DB01")
+		decided := g.mount(t)
+		if _, err := order(t, k, name, `{"database":"DB01","server":"MBX2"}`); err != nil {
+			t.Fatal(err)
+		}
+		m := g.mount(t)
+		if want := []org.ServerName{"MBX1", "MBX3"}; name == "copy remove" && !slices.Equal(m.InSync, want) {
+			t.Errorf("%s: in sync are %v", name, m.InSync)
+		}
+		decided.Active, decided.Term = "MBX2", 2
+		b, err := json.Marshal(decided)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := MountKey("DB01")
+		_, err = s.Commit(t.Context(), cluster.Txn{If: []cluster.Cond{{Key: key, Revision: decided.Revision}}, Then: []cluster.Op{{Key: key, Value: b}}})
+		if !kind.Is(err, kind.Conflict) {
+			t.Errorf("%s: moved there all the same: %v", name, err)
+		}
+	}
+}
