@@ -210,7 +210,7 @@ func (c *Cluster) setServer(ctx context.Context, in setServerArgs) error {
 // removeCommand shows the steps of a removal and, without dry_run, does them.
 func (c *Cluster) removeCommand(ctx context.Context, in removeServerArgs) (command.Plan, error) {
 	plan := command.Plan{DryRun: in.DryRun}
-	row, err := c.mayRemove(in.Server, in.Force)
+	row, err := c.mayRemove(c.View(), in.Server, in.Force)
 	if err != nil {
 		return plan, err
 	}

@@ -51,7 +51,16 @@ const (
 // finds its own values in place and succeeds. Two Commits that write the same
 // bytes under the same condition may therefore both succeed: put something of
 // your own into a value that claims something.
-func (c *Cluster) Commit(ctx context.Context, t Txn) (int64, error) {
+func (c *Cluster) Commit(ctx context.Context, t Txn) (int64, error) { return c.commit(ctx, t) }
+
+// still is the condition that no key that begins so was put after a revision.
+// Deletions are not noticed.
+func still(dir string, revision int64) clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(prefix+dir), "<", revision+1).WithPrefix()
+}
+
+// commit is Commit, with further conditions.
+func (c *Cluster) commit(ctx context.Context, t Txn, more ...clientv3.Cmp) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.CommitTimeout)
 	defer cancel()
 	req, err := t.request()
@@ -61,7 +70,7 @@ func (c *Cluster) Commit(ctx context.Context, t Txn) (int64, error) {
 	var rev int64
 	repeated := false
 	err = c.try(ctx, "commit", func(ctx context.Context, cl *clientv3.Client) error {
-		resp, err := cl.Txn(ctx).If(req.cmps...).Then(req.ops...).Else(req.reads...).Commit()
+		resp, err := cl.Txn(ctx).If(append(req.cmps, more...)...).Then(req.ops...).Else(req.reads...).Commit()
 		if err != nil {
 			repeated = true
 			return err

@@ -28,6 +28,8 @@ const (
 	dirTokens  = "tokens/"
 	dirRemoved = "removed/" // by identity
 	dirLeaving = "leaving/" // by identity: is about to be removed
+	// of the mailbox room; the view knows them too
+	dirDatabases = "databases/"
 )
 
 // groupRow says which group the agreed state belongs to.

@@ -33,7 +33,7 @@ func (c *Cluster) RemoveServer(ctx context.Context, name org.ServerName, force b
 	if err := c.Sync(ctx); err != nil {
 		return err
 	}
-	row, err := c.mayRemove(name, force)
+	row, err := c.mayRemove(c.View(), name, force)
 	if err != nil {
 		return err
 	}
@@ -45,24 +45,64 @@ func (c *Cluster) RemoveServer(ctx context.Context, name org.ServerName, force b
 		}
 	}
 	leaving.Delete = true
-	// The vote goes before the row: a server that is refused must not be
-	// needed for the quorum.
-	if err := c.dropMember(ctx, row); err != nil {
+	if err := c.takeOut(ctx, row, force, leaving); err != nil {
 		c.Commit(ctx, Txn{Then: []Op{leaving}}) // it stays for now; the error below tells
 		return err
 	}
-	_, err = c.Commit(ctx, Txn{
-		If:   []Cond{{dirServers + string(name), c.View().ServerRevision(name)}},
-		Then: []Op{{Key: dirServers + string(name), Delete: true}, {Key: dirLive + string(name), Delete: true}, tombstone(row), leaving},
-	})
-	if err == nil {
-		c.events.Emit(evRemoved, "server %s was removed from the group", name)
-	}
-	return err
+	c.events.Emit(evRemoved, "server %s was removed from the group", name)
+	return nil
 }
 
-func (c *Cluster) mayRemove(name org.ServerName, force bool) (org.Server, error) {
-	v := c.View()
+// takeOutTries bounds how often takeOut begins again because the row, or that of
+// a database, was changed meanwhile.
+const takeOutTries = 5
+
+// takeOut ends the vote and then the row of a server that was judged. The vote
+// goes first: a server that is refused must not be needed for the quorum. That
+// may take seconds, so all is judged once more on the view whose revisions the
+// end of the row depends on: meanwhile another server may have taken the place
+// (join --replace), or a database a copy there.
+func (c *Cluster) takeOut(ctx context.Context, row org.Server, force bool, leaving Op) error {
+	key := dirServers + string(row.Name)
+	for range takeOutTries {
+		if err := c.dropMember(ctx, row); err != nil {
+			return err
+		}
+		if err := c.Sync(ctx); err != nil {
+			return err
+		}
+		v := c.View()
+		now, err := c.mayRemove(v, row.Name, force)
+		switch {
+		case err != nil:
+			return err // a vote that has ended is not given back; --force goes on
+		case now.Identity != row.Identity:
+			return replacedMeanwhile(row.Name)
+		case now.Voter != row.Voter || now.PeerURL != row.PeerURL:
+			row = now // it has another vote than the one that ended
+			continue
+		}
+		t := Txn{
+			If:   []Cond{{key, v.ServerRevision(row.Name)}},
+			Then: []Op{{Key: key, Delete: true}, {Key: dirLive + string(row.Name), Delete: true}, tombstone(row), leaving},
+		}
+		var noCopy []clientv3.Cmp
+		if !force {
+			noCopy = append(noCopy, still(dirDatabases, v.Revision()))
+		}
+		if _, err = c.commit(ctx, t, noCopy...); !kind.Is(err, kind.Conflict) {
+			return err
+		}
+	}
+	return kind.WithHint(kind.Errorf(kind.Conflict, "remove server %s: its row is changed all the time", row.Name), "repeat the command")
+}
+
+func replacedMeanwhile(name org.ServerName) error {
+	return kind.WithHint(kind.Errorf(kind.Conflict, "server %s is another one now, which took its place meanwhile", name), "postern server show "+string(name))
+}
+
+// mayRemove judges a removal on a view.
+func (c *Cluster) mayRemove(v *View, name org.ServerName, force bool) (org.Server, error) {
 	row, ok := v.Server(name)
 	if !ok {
 		return row, kind.Errorf(kind.NotFound, "remove server %s: not a member of the group", name)
@@ -82,13 +122,14 @@ func (c *Cluster) mayRemove(name org.ServerName, force bool) (org.Server, error)
 			return row, kind.WithHint(kind.Errorf(kind.Invalid, "remove server %s: it holds a copy of %s", name, d.Name), "postern copy remove, or --force if the server is lost")
 		}
 	}
-	if c.Alive(name) {
+	if _, alive := v.Get(dirLive + string(name)); alive {
 		return row, kind.WithHint(kind.Errorf(kind.Invalid, "remove server %s: it is alive", name), "stop it first, or --force")
 	}
 	return row, nil
 }
 
-// dropMember removes a server from etcd's list of members.
+// dropMember removes a server from etcd's list of members. The error is Conflict
+// where its row is another server's by now: that one may vote at the same address.
 func (c *Cluster) dropMember(ctx context.Context, row org.Server) error {
 	if !row.Voter || c.external() {
 		return nil
@@ -105,6 +146,15 @@ func (c *Cluster) dropMember(ctx context.Context, row org.Server) error {
 		i := slices.IndexFunc(list.Members, func(m *etcdMember) bool { return slices.Contains(m.PeerURLs, row.PeerURL) })
 		if i < 0 {
 			return nil
+		}
+		// Read after the list: who is listed of a later row is not in it.
+		resp, err := cl.Get(ctx, prefix+dirServers+string(row.Name))
+		if err != nil {
+			return err
+		}
+		var now org.Server
+		if len(resp.Kvs) == 1 && decodeJSON(resp.Kvs[0].Value, &now) == nil && now.Identity != row.Identity {
+			return replacedMeanwhile(row.Name)
 		}
 		_, err = cl.MemberRemove(ctx, list.Members[i].ID)
 		if rpctypes.Error(err) == rpctypes.ErrMemberNotFound {
