@@ -219,7 +219,12 @@ func (m *Manager) gatherFirst(ctx context.Context, c verdict, from org.ServerNam
 		return
 	}
 	c.inSync = m.keepInSync(c.mt, c.d)
-	m.saidFailover(c, m.swap(ctx, m.group.View(), c))
+	v := m.group.View()
+	if why := m.barred(v, c); why != "" { // the next turn decides anew
+		m.saidFailover(c, kind.Errorf(kind.Conflict, "%s meanwhile: %s", c.d.Target, why))
+		return
+	}
+	m.saidFailover(c, m.swap(ctx, v, c))
 	m.said.publish()
 }
 
@@ -235,16 +240,59 @@ func (m *Manager) keepInSync(mt org.Mount, d choose.Decision) []org.ServerName {
 	})
 }
 
+// barred says why a target may not be activated by what people, or plans,
+// decided, empty where it may: the choice may be some seconds older than v.
+func (m *Manager) barred(v *cluster.View, c verdict) string {
+	if c.d.Target == "" {
+		return ""
+	}
+	def, _ := v.Database(c.mt.Database)
+	is, ok := def.Copy(c.d.Target)
+	was, _ := c.def.Copy(c.d.Target)
+	switch {
+	case !ok:
+		return "it has no copy any more"
+	case c.d.Lossy && (is.SeedCount != was.SeedCount || is.Volume != was.Volume):
+		return "its copy is made anew" // one in sync leaves the set for that
+	}
+	return c.q.Barred(m.look(v).candidate(def, c.mt, is, 0))
+}
+
+// grounds are the rows in v by which a server may be given databases: whoever
+// takes it out of service changes one of them.
+func grounds(v *cluster.View, s org.ServerName) []cluster.Cond {
+	row, _ := v.Server(s)
+	keys := []string{org.SitePrefix + string(row.Site)}
+	for _, r := range org.Requesters() {
+		keys = append(keys, org.ComponentKey(s, org.HighAvailability, r), org.ComponentKey(s, org.ServerOffline, r))
+	}
+	var out []cluster.Cond
+	for _, k := range keys {
+		it, _ := v.Get(k)
+		out = append(out, cluster.Cond{Key: k, Revision: it.Revision})
+	}
+	return out
+}
+
 // swap writes the mount rows of the next terms, with what explains them, if
-// every mount row is still as it was decided about in view v.
+// every mount row is still as it was decided about, and in view v the databases,
+// and what permits their targets to have them.
 func (m *Manager) swap(ctx context.Context, v *cluster.View, cs ...verdict) error {
 	var t cluster.Txn
+	looked := map[org.ServerName]bool{"": true}
 	for _, c := range cs {
 		ops, err := m.opsOf(v, c)
 		if err != nil {
 			return err
 		}
 		t.If = append(t.If, cluster.Cond{Key: mailbox.MountKey(c.mt.Database), Revision: c.mt.Revision})
+		if c.d.Target != "" {
+			t.If = append(t.If, cluster.Cond{Key: mailbox.DatabaseKey(c.mt.Database), Revision: v.DatabaseRevision(c.mt.Database)})
+		}
+		if !looked[c.d.Target] {
+			looked[c.d.Target] = true
+			t.If = append(t.If, grounds(v, c.d.Target)...)
+		}
 		t.Then = append(t.Then, ops...)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)

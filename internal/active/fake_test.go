@@ -20,23 +20,25 @@ import (
 // fake is a group in memory with the copies of its servers: a copy that is
 // named active mounts at once, unless it is told to fail.
 type fake struct {
-	tb      testing.TB
-	me      org.ServerName
-	mu      sync.Mutex // guards the rest
-	rows    map[string]cluster.Item
-	rev     int64
-	view    *cluster.View
-	dead    map[org.ServerName]bool
-	stuck   map[org.ServerName]org.CopyState // what a copy there reports instead of Mounted
-	states  map[org.ServerName]map[org.DatabaseName]org.CopyStatus
-	commits []int         // how many conditions each had
-	takes   time.Duration // of a handover
-	refuses map[org.DatabaseName]int
-	mute    map[org.ServerName]bool // its word of copies does not come
-	said    map[string][]byte       // server/section
-	at, max int                     // handovers under way, and the most at a time
-	syncs   int                     // how often a view was asked to be new
-	onSync  func(n int)             // what others do before the n-th time
+	tb       testing.TB
+	me       org.ServerName
+	mu       sync.Mutex // guards the rest
+	rows     map[string]cluster.Item
+	rev      int64
+	view     *cluster.View
+	dead     map[org.ServerName]bool
+	stuck    map[org.ServerName]org.CopyState // what a copy there reports instead of Mounted
+	states   map[org.ServerName]map[org.DatabaseName]org.CopyStatus
+	commits  []int         // how many databases each was about
+	takes    time.Duration // of a handover
+	refuses  map[org.DatabaseName]int
+	mute     map[org.ServerName]bool // its word of copies does not come
+	said     map[string][]byte       // server/section
+	at, max  int                     // handovers under way, and the most at a time
+	syncs    int                     // how often a view was asked to be new
+	onCommit func()                  // what others do just before the next commit
+	onGather func()                  // and while log is gathered
+	onSync   func(n int)             // what others do before the n-th time
 }
 
 // newFake makes servers MBX01.. and databases DB0001.. with three copies each,
@@ -106,8 +108,19 @@ func (f *fake) manager(cfg Config, d Deps) *Manager {
 
 func (f *fake) Commit(_ context.Context, t cluster.Txn) (int64, error) {
 	f.mu.Lock()
+	others := f.onCommit
+	f.onCommit = nil
+	f.mu.Unlock()
+	if others != nil {
+		others()
+	}
+	f.mu.Lock()
 	defer f.mu.Unlock()
+	mounts := 0
 	for _, c := range t.If {
+		if strings.HasPrefix(c.Key, "mounts/") {
+			mounts++
+		}
 		if f.rows[c.Key].Revision != c.Revision {
 			return 0, kind.Errorf(kind.Conflict, "%s changed", c.Key)
 		}
@@ -129,7 +142,7 @@ func (f *fake) Commit(_ context.Context, t cluster.Txn) (int64, error) {
 			f.obey(org.DatabaseName(db), o.Value)
 		}
 	}
-	f.commits = append(f.commits, len(t.If))
+	f.commits = append(f.commits, mounts)
 	return f.rev, nil
 }
 
@@ -232,6 +245,9 @@ func (f *fake) Thaw(context.Context, org.DatabaseName, org.ServerName) error { r
 func (f *fake) CatchUp(context.Context, org.DatabaseName, org.ServerName) error { return nil }
 
 func (f *fake) Gather(_ context.Context, db org.DatabaseName, to, from org.ServerName) (org.LSN, error) {
+	if f.onGather != nil {
+		f.onGather()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	st := f.states[to][db]

@@ -226,7 +226,8 @@ func (m *Manager) thaw(ctx context.Context, db org.DatabaseName, active org.Serv
 
 // changeTerm writes the new row. The in-sync set may have changed since the
 // decision, so the newest row of the term counts: a target that was chosen
-// because it has everything and was taken out meanwhile is refused.
+// because it has everything and was taken out meanwhile is refused, and so is one
+// that people, or plans, decided otherwise about.
 func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 	db := c.mt.Database
 	for range 3 {
@@ -249,12 +250,15 @@ func (m *Manager) changeTerm(ctx context.Context, c verdict, live bool) error {
 		if !live {
 			n.inSync = m.keepInSync(now, c.d)
 		}
+		if why := m.barred(v, n); why != "" {
+			return kind.Errorf(kind.Conflict, "%s is not activated on %s: %s", db, c.d.Target, why)
+		}
 		err := m.swap(ctx, v, n)
 		if !kind.Is(err, kind.Conflict) {
 			return err
 		}
 	}
-	return kind.Errorf(kind.Conflict, "the mount row of %s changes all the time", db)
+	return kind.Errorf(kind.Conflict, "the rows of %s change all the time", db)
 }
 
 // awaitMounted waits until the target reports the database mounted.

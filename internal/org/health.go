@@ -90,6 +90,11 @@ const (
 	Deployment  Requester = "Deployment"  // a server that is being set up
 )
 
+// Requesters lists them.
+func Requesters() []Requester {
+	return []Requester{HealthAPI, Maintenance, Sidelined, Functional, Deployment}
+}
+
 // ComponentEntry is the wish of one requester about one component of a server,
 // the row components/<server>/<component>/<requester>. No row means Active.
 type ComponentEntry struct {

@@ -98,6 +98,25 @@ func (q Question) excludes(c Candidate) string {
 		return "another target was named"
 	case !c.Reachable:
 		return "its server is not reachable"
+	}
+	if why := q.Barred(c); why != "" {
+		return why
+	}
+	switch {
+	case q.comfort() && !named && !q.Skip.Maximum && c.overPreferred():
+		return fmt.Sprintf("its server has as many active databases as preferred, %d", c.MaximumPreferred)
+	case q.Purpose != Failover && !c.InSync && q.Dial == "":
+		return "it is not in sync"
+	}
+	return q.excludesState(c, named)
+}
+
+// Barred says why a copy may not be activated by what people, or plans, decided
+// about it and its server, empty where it may. It looks at nothing else, so that
+// it can be asked once more before what was chosen is written.
+func (q Question) Barred(c Candidate) string {
+	named := q.named(c)
+	switch {
 	case c.Blocked != "":
 		return c.Blocked
 	case !named && c.Policy == org.ActivationBlocked:
@@ -106,12 +125,8 @@ func (q Question) excludes(c Candidate) string {
 		return "activation policy of its server is IntrasiteOnly and it is in another site"
 	case c.MaximumActive > 0 && c.ActiveNow >= c.MaximumActive:
 		return fmt.Sprintf("its server has the most active databases it may, %d", c.MaximumActive)
-	case q.comfort() && !named && !q.Skip.Maximum && c.overPreferred():
-		return fmt.Sprintf("its server has as many active databases as preferred, %d", c.MaximumPreferred)
-	case q.Purpose != Failover && !c.InSync && q.Dial == "":
-		return "it is not in sync"
 	}
-	return q.excludesState(c, named)
+	return ""
 }
 
 // excludesState says what about the copy itself makes it no candidate.
