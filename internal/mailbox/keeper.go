@@ -47,6 +47,7 @@ type Keeper struct {
 	leaving leaving
 	joints  joints
 	pasts   pastBook
+	rewinds sync.Map // identities of the runs that bring a database back, while they have a turn
 	// impossible counts changes of state that were refused (org.CopyMay).
 	impossible atomic.Uint64
 

@@ -51,7 +51,14 @@ type rewindTurn struct {
 // rewinding is Busy while a database is being brought back.
 func (k *Keeper) rewinding(db org.DatabaseName) error {
 	r, _ := k.rewindRow(db)
-	if !r.Until.After(time.Now()) {
+	return k.occupied(db, r)
+}
+
+// occupied is Busy while the run of a row has its turn. One of this server that is
+// not under way here died with the process it was in.
+func (k *Keeper) occupied(db org.DatabaseName, r rewindRow) error {
+	_, runs := k.rewinds.Load(r.ID)
+	if !r.Until.After(time.Now()) || r.Server == k.me && !runs {
 		return nil
 	}
 	return kind.WithHint(kind.Errorf(kind.Busy, "%s is being brought back to %s already, by %s", db, r.At.UTC().Format(time.RFC3339), r.Server),
@@ -76,12 +83,15 @@ func (k *Keeper) takeRewind(ctx context.Context, o Rewind) (*rewindTurn, context
 	if err := k.group.Sync(ctx); err != nil {
 		return nil, ctx, err
 	}
-	if err := k.rewinding(o.Database); err != nil {
+	// What is judged here is what the claim depends on.
+	last, rev := k.rewindRow(o.Database)
+	if err := k.occupied(o.Database, last); err != nil {
 		return nil, ctx, err
 	}
-	_, rev := k.rewindRow(o.Database)
 	t := &rewindTurn{k: k, key: rewindKey(o.Database), done: make(chan struct{}), rev: rev, row: rewindRow{ID: rand.Text(), Server: k.me, At: o.At}}
+	k.rewinds.Store(t.row.ID, true) // before anybody can read of it
 	if err := t.claim(ctx); err != nil {
+		k.rewinds.Delete(t.row.ID)
 		if kind.Is(err, kind.Conflict) {
 			err = kind.Errorf(kind.Busy, "another run on %s has just begun", o.Database)
 		}
@@ -154,8 +164,9 @@ func (t *rewindTurn) leave() {
 	t.end()
 	<-t.done
 	t.mu.Lock()
-	rev, lost := t.rev, t.err
+	id, rev, lost := t.row.ID, t.rev, t.err
 	t.mu.Unlock()
+	defer t.k.rewinds.Delete(id)
 	if lost != nil {
 		return
 	}
