@@ -23,6 +23,7 @@ const (
 	mostRepair  = 7 * 24 * time.Hour
 	mostTargets = 100
 	mostByHand  = 5 * time.Minute
+	addTries    = 5
 )
 
 // probeRun runs a probe about one target or about all.
@@ -124,11 +125,43 @@ func (d *Desk) knownTarget(server org.ServerName, parts []string) error {
 		"postern health server "+string(server))
 }
 
-// overrideAdd checks and writes an override.
+// overrideAdd checks and writes an override. It is judged anew where another one
+// is added meanwhile: each may be allowed, and not both.
 func (d *Desk) overrideAdd(ctx context.Context, in overrideAddArgs) (command.Plan, error) {
 	if err := d.member(in.Server); err != nil {
 		return command.Plan{}, err
 	}
+	var err error
+	for range addTries {
+		// Before the look at the others: one that is added after it changes this row.
+		_, guard, _ := d.deps.Rows.Get(overrideGuard)
+		o, err2 := d.newOverride(ctx, in)
+		if err2 != nil {
+			return command.Plan{}, err2
+		}
+		step := command.Step{Name: "override " + o.Item, Detail: fmt.Sprintf("%s %s = %s, ends %s", o.Type, o.Property, o.Value, endOf(o))}
+		if in.DryRun {
+			return command.Plan{DryRun: true, Steps: []command.Step{step}}, nil
+		}
+		raw, err2 := json.Marshal(o)
+		if err2 != nil {
+			return command.Plan{}, fmt.Errorf("override %s: %w", o.Item, err2)
+		}
+		err = d.deps.Rows.Commit(ctx, []Op{{Key: overrideKey(o), Value: raw, If: true}, {Key: overrideGuard, Value: []byte(o.ID), If: true, Revision: guard}})
+		if err == nil {
+			d.deps.Events.Emit(evOverride, "override %s of %s %s: %s = %s, ends %s", o.ID, o.Type, o.Item, o.Property, o.Value, endOf(o))
+			step.Done = true
+			return command.Plan{Steps: []command.Step{step}}, nil
+		}
+		if !kind.Is(err, kind.Conflict) {
+			break
+		}
+	}
+	return command.Plan{}, fmt.Errorf("override %s: %w", in.Item, err)
+}
+
+// newOverride makes an override and judges it together with those that hold.
+func (d *Desk) newOverride(ctx context.Context, in overrideAddArgs) (org.Override, error) {
 	now := d.deps.Clock.Now().UTC()
 	o := org.Override{ID: now.Format("20060102T150405.000"), Item: in.Item, Type: in.Type, Property: in.Property, Value: in.Value, Server: in.Server,
 		By: command.CallerOf(ctx).Name, Why: in.Why, Created: now, Version: in.Version, UntilRemoved: in.Forever}
@@ -143,26 +176,14 @@ func (d *Desk) overrideAdd(ctx context.Context, in overrideAddArgs) (command.Pla
 	}
 	for _, x := range same {
 		if x.Server == o.Server && x.Type == o.Type && x.Item == o.Item && x.Property == o.Property {
-			return command.Plan{}, kind.WithHint(kind.Errorf(kind.Exists, "override %s: %s is %s already by %s", o.Item, o.Property, x.Value, x.ID), "postern health override remove "+x.ID)
+			return o, kind.WithHint(kind.Errorf(kind.Exists, "override %s: %s is %s already by %s", o.Item, o.Property, x.Value, x.ID), "postern health override remove "+x.ID)
 		}
 	}
-	if err := checkOverride(d.items, same, o, in.Force, now); err != nil {
-		return command.Plan{}, err
+	items := d.items
+	if o.Server != "" && o.Server != d.deps.Server {
+		items = items.anyTarget() // what another server watches is not known here
 	}
-	step := command.Step{Name: "override " + o.Item, Detail: fmt.Sprintf("%s %s = %s, ends %s", o.Type, o.Property, o.Value, endOf(o))}
-	if in.DryRun {
-		return command.Plan{DryRun: true, Steps: []command.Step{step}}, nil
-	}
-	raw, err := json.Marshal(o)
-	if err != nil {
-		return command.Plan{}, fmt.Errorf("override %s: %w", o.Item, err)
-	}
-	if err := d.deps.Rows.Commit(ctx, []Op{{Key: overrideKey(o), Value: raw, If: true}}); err != nil {
-		return command.Plan{}, fmt.Errorf("override %s: %w", o.Item, err)
-	}
-	d.deps.Events.Emit(evOverride, "override %s of %s %s: %s = %s, ends %s", o.ID, o.Type, o.Item, o.Property, o.Value, endOf(o))
-	step.Done = true
-	return command.Plan{Steps: []command.Step{step}}, nil
+	return o, checkOverride(items, same, o, in.Force, now)
 }
 
 func (d *Desk) overrideRemove(ctx context.Context, in overrideArg) (command.None, error) {

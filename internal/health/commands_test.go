@@ -170,8 +170,9 @@ func TestOverrideTakesEffect(t *testing.T) {
 		if n := len(s.desk.allOverrides()); n != 0 {
 			t.Errorf("%d overrides after their end", n)
 		}
-		if len(s.rows.keys("recovery/")) != 0 {
-			t.Errorf("rows are left: %v", s.rows.keys("recovery/"))
+		left := s.rows.keys("recovery/")
+		if delete(left, overrideGuard); len(left) != 0 {
+			t.Errorf("rows are left: %v", left)
 		}
 		add.For, add.Forever = 0, true
 		if _, err := call[command.Plan](t, s, "health override add", add); err != nil {
@@ -295,7 +296,7 @@ func TestOverrideChecks(t *testing.T) {
 // switched off one after the other, whatever others watch.
 func TestOverridesLeaveEachSetWatched(t *testing.T) {
 	look := func(context.Context, string) (Reading, error) { return Reading{}, nil }
-	items := hasten(whole(look, func() []string { return []string{"DB01"} }), Config{})
+	items := hasten(whole(look, func() []string { return []string{"DB01", "DB02"} }), Config{})
 	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 	off := func(typ, name string) org.Override {
 		return org.Override{Type: typ, Item: `Store\` + name, Property: propEnabled, Value: "false", Until: now.Add(time.Hour)}
@@ -315,12 +316,82 @@ func TestOverridesLeaveEachSetWatched(t *testing.T) {
 		{"the probe of the last", three, off(typeProbe, "Commit"), false, false},
 		{"one probe of two", nil, off(typeProbe, "Commit"), false, true},
 		{"the other probe", []org.Override{off(typeProbe, "Commit")}, off(typeProbe, "Read"), false, false},
+		{"one target of the last", three, off(typeMonitor, `CommitLatency\DB01`), false, true},
+		{"the last target of the last", append(three, off(typeMonitor, `CommitLatency\DB02`)), off(typeMonitor, `CommitLatency\DB01`), false, false},
+		{"its probe, by target", append(three, off(typeMonitor, `CommitLatency\DB02`)), off(typeProbe, `Commit\DB01`), false, false},
+		{"the same target twice", append(three, off(typeMonitor, `CommitLatency\DB01`)), off(typeProbe, `Commit\DB01`), false, true},
 	} {
 		err := checkOverride(items, c.all, c.o, c.force, now)
 		if (err == nil) != c.taken || err != nil && !(kind.Is(err, kind.Denied) && strings.Contains(err.Error(), "critical health set Store")) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
+}
+
+// TestOverridesAtOnce: of two overrides that were both judged before either was
+// written only one is taken where both together leave nothing that watches.
+func TestOverridesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := imap(&door{})
+		second := x.Monitors[0]
+		second.Name = "Second"
+		x.Monitors = append(x.Monitors, second)
+		s := newServer(t, "MBX1", newState(), newMesh("MBX1"), x)
+		s.start()
+		defer s.stop()
+		off := func(server org.ServerName, name string) error {
+			_, err := call[command.Plan](t, s, "health override add", overrideAddArgs{Server: server, Item: `IMAP.Protocol\` + name, Type: "monitor", Property: "Enabled", Value: "false", For: time.Hour})
+			return err
+		}
+		s.rows.meanwhile(overridePrefix, func() {
+			if err := off("MBX1", "Second"); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := off("", "SelfTest"); !kind.Is(err, kind.Denied) || len(s.desk.allOverrides()) != 1 {
+			t.Errorf("both are taken: %v, %+v", err, s.desk.allOverrides())
+		}
+		s.rows.meanwhile(overridePrefix, func() {
+			if _, err := call[command.Plan](t, s, "health override add", overrideAddArgs{Item: `IMAP.Protocol\SelfTest`, Type: "monitor", Property: "Threshold", Value: "5", For: time.Hour}); err != nil {
+				t.Error(err)
+			}
+		})
+		wait(time.Second)
+		if _, err := call[command.Plan](t, s, "health override add", overrideAddArgs{Server: "MBX1", Item: `IMAP.Protocol\SelfTest`, Type: "probe", Property: "IntervalSeconds", Value: "2", For: time.Hour}); err != nil {
+			t.Errorf("two that go together: %v", err)
+		}
+	})
+}
+
+// TestRenewedRowStays: a repair that is renewed while its old end is tidied up.
+func TestRenewedRowStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, "MBX1", newState(), newMesh("MBX1"), imap(&door{}))
+		s.start()
+		defer s.stop()
+		repair := func(d time.Duration) {
+			t.Helper()
+			if _, err := call[command.None](t, s, "health monitor set", monitorSetArgs{Monitor: `IMAP.Protocol\SelfTest`, Repairing: true, For: d}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rows := func() (n int) {
+			for range s.rows.Prefix(repairingPrefix) {
+				n++
+			}
+			return n
+		}
+		repair(time.Minute)
+		s.rows.meanwhile(repairingPrefix, func() { repair(time.Hour) })
+		wait(2 * time.Minute)
+		if rows() != 1 {
+			t.Error("the renewed row is gone")
+		}
+		wait(time.Hour)
+		if rows() != 0 {
+			t.Error("a row is left after its end")
+		}
+	})
 }
 
 func TestItemsCheck(t *testing.T) {

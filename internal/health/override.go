@@ -18,6 +18,9 @@ const (
 	overridePrefix  = "health/override/"
 	repairingPrefix = "health/repairing/"
 	modePrefix      = "health/mode/"
+	// overrideGuard is written with each override that is added: its value is the
+	// identity of the last one.
+	overrideGuard = "health/guard"
 )
 
 // maxOverrides is how many overrides a group may have at a time.

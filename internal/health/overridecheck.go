@@ -9,6 +9,7 @@ import (
 
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/health/monitor"
+	"github.com/postern-mail/postern/internal/health/probe"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -159,29 +160,16 @@ func checkProperty(o org.Override, known ...string) error {
 
 // disables says what a new override would switch off, with all that hold
 // already, that may not be, empty for nothing: every monitor of the critical
-// sets, the last monitor of one of them, or more than half of all items.
+// sets, the last monitor of one of them, or more than half of all items. What is
+// off for each target is off.
 func disables(items Items, all []org.Override, o org.Override) string {
-	before := rules{Overrides: all}.watching(items)
-	r := rules{Overrides: append(slices.Clone(all), o)}
-	after := r.watching(items)
-	critical := map[string]bool{}
-	for _, s := range items.Sets {
-		critical[s.Name] = s.Priority == org.PriorityCritical
-	}
-	off, criticals, left := 0, 0, 0
-	for _, p := range items.Probes {
-		if _, on := r.probe(p, ""); !on {
-			off++
-		}
-	}
-	for _, m := range items.Monitors {
-		if _, on := r.monitor(m, ""); !on {
-			off++
-		}
-	}
+	targets := items.targets()
+	before, _ := rules{Overrides: all}.watching(items, targets)
+	after, off := rules{Overrides: append(slices.Clone(all), o)}.watching(items, targets)
+	criticals, left := 0, 0
 	blind := ""
 	for _, s := range items.Sets {
-		if !critical[s.Name] {
+		if s.Priority != org.PriorityCritical {
 			continue
 		}
 		criticals += before[s.Name]
@@ -201,19 +189,57 @@ func disables(items Items, all []org.Override, o org.Override) string {
 	return ""
 }
 
-// watching counts the monitors of each set that are on and whose probe is.
-func (r rules) watching(items Items) map[string]int {
-	silent := map[string]bool{}
-	for _, p := range items.Probes {
-		if _, on := r.probe(p, ""); !on {
-			silent[p.Set+`\`+p.Name] = true
+// targets are those of each probe now, by Set\Name; one empty name where it has
+// none of its own or none now.
+func (x Items) targets() map[string][]string {
+	out := map[string][]string{}
+	for _, p := range x.Probes {
+		all := probe.TargetsOf(p)
+		if len(all) == 0 {
+			all = []string{""}
 		}
-	}
-	out := map[string]int{}
-	for _, m := range items.Monitors {
-		if _, on := r.monitor(m, ""); on && !silent[m.probe()] {
-			out[m.Set]++
-		}
+		out[p.Set+`\`+p.Name] = all
 	}
 	return out
+}
+
+// anyTarget are the items without the targets that they have at this server.
+func (x Items) anyTarget() Items {
+	x.Probes = slices.Clone(x.Probes)
+	for i := range x.Probes {
+		x.Probes[i].Targets = nil
+	}
+	return x
+}
+
+// watching counts the monitors of each set that are on, and whose probe is, for
+// some target; and all items that are off for each of theirs.
+func (r rules) watching(items Items, targets map[string][]string) (on map[string]int, off int) {
+	probes := map[string]Probe{}
+	for _, p := range items.Probes {
+		id := p.Set + `\` + p.Name
+		probes[id] = p
+		if !slices.ContainsFunc(targets[id], func(t string) bool { _, on := r.probe(p, t); return on }) {
+			off++
+		}
+	}
+	on = map[string]int{}
+	for _, m := range items.Monitors {
+		p, monitors, watches := probes[m.probe()], false, false
+		for _, t := range targets[m.probe()] {
+			_, its := r.probe(p, t)
+			if m.Whole {
+				t = ""
+			}
+			_, mine := r.monitor(m, t)
+			monitors, watches = monitors || mine, watches || mine && its
+		}
+		if !monitors {
+			off++
+		}
+		if watches {
+			on[m.Set]++
+		}
+	}
+	return on, off
 }

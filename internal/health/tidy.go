@@ -65,29 +65,24 @@ func (d *Desk) tidy(ctx context.Context) {
 func (d *Desk) stale(now time.Time) []Op {
 	ops := d.staleLog(now)
 	most := len(ops) + dropAtOnce
-	drop := func(key string) {
-		if len(ops) < most {
-			ops = append(ops, Op{Key: key})
+	expired := func(prefix string, endless bool) {
+		for k := range d.deps.Rows.Prefix(prefix) {
+			if len(ops) == most {
+				return
+			}
+			// The revision that was judged: a row that is renewed meanwhile stays.
+			raw, revision, ok := d.deps.Rows.Get(k)
+			var x struct {
+				Until time.Time `json:"until"`
+			}
+			if ok && json.Unmarshal(raw, &x) == nil && now.After(x.Until) && !(endless && x.Until.IsZero()) {
+				ops = append(ops, Op{Key: k, If: true, Revision: revision})
+			}
 		}
 	}
-	for k, raw := range d.deps.Rows.Prefix(overridePrefix) {
-		var o org.Override
-		if json.Unmarshal(raw, &o) == nil && !o.Until.IsZero() && now.After(o.Until) {
-			drop(k)
-		}
-	}
-	for k, raw := range d.deps.Rows.Prefix(repairingPrefix) {
-		var x repairing
-		if json.Unmarshal(raw, &x) == nil && now.After(x.Until) {
-			drop(k)
-		}
-	}
-	for k, raw := range d.deps.Rows.Prefix(modePrefix) {
-		var x mode
-		if json.Unmarshal(raw, &x) == nil && !x.Until.IsZero() && now.After(x.Until) {
-			drop(k)
-		}
-	}
+	expired(overridePrefix, true)
+	expired(repairingPrefix, false)
+	expired(modePrefix, true)
 	return ops
 }
 

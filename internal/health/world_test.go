@@ -29,6 +29,7 @@ type state struct {
 	noQuorum bool
 	changed  chan struct{}
 	commits  int
+	before   func([]Op) // nil, or called at the begin of each Commit
 }
 
 func newState() *state {
@@ -70,6 +71,12 @@ func (s *state) Changed() <-chan struct{} {
 
 func (s *state) Commit(_ context.Context, ops []Op) error {
 	s.mu.Lock()
+	before := s.before
+	s.mu.Unlock()
+	if before != nil {
+		before(ops)
+	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.noQuorum {
 		return kind.Errorf(kind.Busy, "no quorum")
@@ -98,6 +105,21 @@ func (s *state) Quorum() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.noQuorum
+}
+
+// meanwhile has f run once, between what a change of a row was decided on and the
+// change.
+func (s *state) meanwhile(key string, f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.before = func(ops []Op) {
+		if slices.ContainsFunc(ops, func(o Op) bool { return strings.HasPrefix(o.Key, key) }) {
+			s.mu.Lock()
+			s.before = nil
+			s.mu.Unlock()
+			f()
+		}
+	}
 }
 
 func (s *state) cut(off bool) {
