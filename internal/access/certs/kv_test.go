@@ -5,6 +5,7 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/postern-mail/postern/internal/base/kind"
 )
@@ -65,4 +66,26 @@ func (m *memKV) List(_ context.Context, prefix string) ([]string, error) {
 	}
 	sort.Strings(out)
 	return out, nil
+}
+
+// cutKV is the agreed state as a server sees it that does not reach it for a time.
+type cutKV struct {
+	*memKV
+	off atomic.Bool
+}
+
+var errCut = kind.Errorf(kind.Busy, "no quorum")
+
+func (c *cutKV) Get(ctx context.Context, key string) ([]byte, int64, error) {
+	if c.off.Load() {
+		return nil, 0, errCut
+	}
+	return c.memKV.Get(ctx, key)
+}
+
+func (c *cutKV) Put(ctx context.Context, key string, value []byte, revision int64) error {
+	if c.off.Load() {
+		return errCut
+	}
+	return c.memKV.Put(ctx, key, value, revision)
 }

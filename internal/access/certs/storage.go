@@ -44,15 +44,21 @@ type storage struct {
 	stale time.Duration   // a lock not touched for so long is taken over
 	poll  time.Duration   // how often a waiter looks
 
-	mu   sync.Mutex        // guards held
-	held map[string]func() // ends the touching and waits for it
+	mu   sync.Mutex // guards held
+	held map[string]heldLock
 	wg   sync.WaitGroup
+}
+
+// heldLock is a lock of this server.
+type heldLock struct {
+	mine  string // the value of its row; another one is another holder's
+	letGo func() // ends the touching and waits for it
 }
 
 var _ certmagic.Storage = (*storage)(nil)
 
 func newStorage(ctx context.Context, kv KV) *storage {
-	return &storage{kv: kv, ctx: ctx, renew: 10 * time.Second, stale: time.Minute, poll: time.Second, held: map[string]func(){}}
+	return &storage{kv: kv, ctx: ctx, renew: 10 * time.Second, stale: time.Minute, poll: time.Second, held: map[string]heldLock{}}
 }
 
 // file is a stored value with what Stat tells.
@@ -158,13 +164,13 @@ func (s *storage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, erro
 // Lock implements certmagic.Locker. The holder touches its row; who sees a row
 // untouched for long, by its own clock alone, takes it over.
 func (s *storage) Lock(ctx context.Context, name string) error {
-	key := lockPrefix + name
+	key, mine := lockPrefix+name, rand.Text()
 	var seen int64 // revision of the holder's row
 	since := time.Now()
 	t := time.NewTicker(s.poll)
 	defer t.Stop()
 	for {
-		err := s.kv.Put(ctx, key, []byte(rand.Text()), 0)
+		err := s.kv.Put(ctx, key, []byte(mine), 0)
 		if kind.Is(err, kind.Conflict) {
 			_, rev, gerr := s.kv.Get(ctx, key)
 			switch {
@@ -173,11 +179,11 @@ func (s *storage) Lock(ctx context.Context, name string) error {
 			case rev != seen:
 				seen, since = rev, time.Now()
 			case time.Since(since) > s.stale:
-				err = s.kv.Put(ctx, key, []byte(rand.Text()), rev)
+				err = s.kv.Put(ctx, key, []byte(mine), rev)
 			}
 		}
 		if err == nil {
-			s.hold(name)
+			s.hold(name, mine)
 			return nil
 		}
 		if !kind.Is(err, kind.Conflict) {
@@ -191,12 +197,13 @@ func (s *storage) Lock(ctx context.Context, name string) error {
 	}
 }
 
-// hold touches the row of a lock until it is let go.
-func (s *storage) hold(name string) {
+// hold touches the row of a lock until it is let go, or another holder has taken
+// it over.
+func (s *storage) hold(name, mine string) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	ended := make(chan struct{})
 	s.mu.Lock()
-	s.held[name] = func() { cancel(); <-ended }
+	s.held[name] = heldLock{mine, func() { cancel(); <-ended }}
 	s.mu.Unlock()
 	s.wg.Go(func() {
 		defer close(ended)
@@ -207,24 +214,57 @@ func (s *storage) hold(name string) {
 			case <-ctx.Done():
 				return
 			case <-t.C:
+			}
+			rev, err := s.mine(ctx, name, mine)
+			switch {
+			case kind.Is(err, kind.Conflict) || kind.Is(err, kind.NotFound):
+				return
+			case err == nil:
 				// One that fails is made good by the next.
-				_ = s.kv.Put(ctx, lockPrefix+name, []byte(rand.Text()), -1)
+				_ = s.kv.Put(ctx, lockPrefix+name, []byte(mine), rev)
 			}
 		}
 	})
 }
 
-// Unlock implements certmagic.Locker.
+// mine is the revision of the row of a lock that is held here; the error is
+// Conflict where another holder has taken it over, NotFound where there is none.
+func (s *storage) mine(ctx context.Context, name, mine string) (revision int64, err error) {
+	b, revision, err := s.kv.Get(ctx, lockPrefix+name)
+	if err == nil && string(b) != mine {
+		return 0, kind.Errorf(kind.Conflict, "it was taken over, as it was not touched for long")
+	}
+	return revision, err
+}
+
+// unlockTries bounds how often Unlock looks again: a last touch may still arrive.
+const unlockTries = 3
+
+// Unlock implements certmagic.Locker. The row of a holder that took the lock over
+// stays.
 func (s *storage) Unlock(ctx context.Context, name string) error {
 	s.mu.Lock()
-	letGo := s.held[name]
+	h, ok := s.held[name]
 	delete(s.held, name)
 	s.mu.Unlock()
-	if letGo == nil {
+	if !ok {
 		return fmt.Errorf("unlock %s: not held", name)
 	}
-	letGo() // first, or a last touch would put the row back
-	return s.kv.Delete(ctx, lockPrefix+name, -1)
+	h.letGo()
+	var err error
+	for range unlockTries {
+		var rev int64
+		if rev, err = s.mine(ctx, name, h.mine); err != nil {
+			break
+		}
+		if err = s.kv.Delete(ctx, lockPrefix+name, rev); !kind.Is(err, kind.Conflict) {
+			break
+		}
+	}
+	if err != nil && !kind.Is(err, kind.NotFound) {
+		return fmt.Errorf("unlock %s: %w", name, err)
+	}
+	return nil
 }
 
 // close waits until nothing touches locks any more; the context has ended.

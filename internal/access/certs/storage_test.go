@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/postern-mail/postern/internal/base/kind"
 )
 
 func TestStorageFiles(t *testing.T) {
@@ -106,6 +108,47 @@ func TestLockOfTheDead(t *testing.T) {
 		}
 		if took := time.Since(begin); took < two.stale || took > 2*two.stale {
 			t.Fatal("taken over after", took)
+		}
+	})
+}
+
+// A holder that could not touch its lock for long neither touches nor removes the
+// row of the one that took it over.
+func TestLockThatWasTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kv := newKV()
+		ctx, cancel := context.WithCancel(t.Context())
+		cut := &cutKV{memKV: kv}
+		one, two := newStorage(ctx, cut), newStorage(ctx, kv)
+		defer two.close()
+		defer one.close()
+		defer cancel()
+		if err := one.Lock(ctx, "x"); err != nil {
+			t.Fatal(err)
+		}
+		cut.off.Store(true)
+		if err := two.Lock(ctx, "x"); err != nil {
+			t.Fatal(err)
+		}
+		row, _, _ := kv.Get(ctx, lockPrefix+"x")
+		cut.off.Store(false)
+		short, stop := context.WithTimeout(ctx, 2*one.renew)
+		defer stop()
+		<-short.Done() // the first one would have touched it
+		if b, _, err := kv.Get(ctx, lockPrefix+"x"); err != nil || string(b) != string(row) {
+			t.Errorf("the row is %q, it was %q: %v", b, row, err)
+		}
+		if err := one.Unlock(ctx, "x"); !kind.Is(err, kind.Conflict) {
+			t.Errorf("unlock what was taken over: %v", err)
+		}
+		if b, _, err := kv.Get(ctx, lockPrefix+"x"); err != nil || string(b) != string(row) {
+			t.Errorf("the new holder's row is gone: %q, %v", b, err)
+		}
+		if err := two.Unlock(ctx, "x"); err != nil {
+			t.Error(err)
+		}
+		if keys, _ := kv.List(ctx, ""); len(keys) != 0 {
+			t.Error("rows left", keys)
 		}
 	})
 }
