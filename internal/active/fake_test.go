@@ -88,6 +88,13 @@ func (f *fake) put(key string, v any) {
 	f.rows[key], f.view = cluster.Item{Value: b, Revision: f.rev}, nil
 }
 
+// drop removes a row.
+func (f *fake) drop(key string) {
+	f.rev++
+	delete(f.rows, key)
+	f.view = nil
+}
+
 // lose makes a server dead.
 func (f *fake) lose(s org.ServerName) {
 	f.mu.Lock()

@@ -2,6 +2,7 @@ package active
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/postern-mail/postern/internal/active/drill"
@@ -52,14 +53,15 @@ func (m *Manager) schedules(ctx context.Context, now time.Time) {
 		if s.Validate() != nil || !s.Due(now) {
 			continue
 		}
-		m.scheduled(ctx, s, now)
+		m.scheduled(ctx, s.Name, now)
 		return // one at a time
 	}
 }
 
 // scheduled begins a drill, or notes why it may not begin. The row is written
-// before: a server that dies between the two leaves one drill out.
-func (m *Manager) scheduled(ctx context.Context, s drill.Schedule, now time.Time) {
+// before: a server that dies between the two leaves one drill out. What is written
+// is the row as it is now, if it is still due and still this server's to begin.
+func (m *Manager) scheduled(ctx context.Context, name string, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	err := m.group.Sync(ctx)
@@ -67,6 +69,12 @@ func (m *Manager) scheduled(ctx context.Context, s drill.Schedule, now time.Time
 		return
 	}
 	v := m.group.View()
+	all := drill.Schedules(v)
+	i := slices.IndexFunc(all, func(s drill.Schedule) bool { return s.Name == name })
+	if i < 0 || all[i].Validate() != nil || !all[i].Due(now) || m.decider() != m.me {
+		return
+	}
+	s := all[i]
 	var p org.Plan
 	if why := drill.Repaired(v, now); why != "" {
 		err = refused([]string{why})
