@@ -19,9 +19,8 @@ type commit func(context.Context, cluster.Txn) error
 
 // leave changes a copy that leaves the in-sync set in the same transaction, as
 // for an administrator's order: a copy must not lose what it has while others
-// count on it. more is written with it.
-func (k Kind) leave(ctx context.Context, commit commit, o Order, s org.ServerName, more cluster.Txn, edit func(*org.Copy)) error {
-	v := k.Library.World.View()
+// count on it. more is written with it. v is the view that was decided in.
+func leave(ctx context.Context, v *cluster.View, commit commit, o Order, s org.ServerName, more cluster.Txn, edit func(*org.Copy)) error {
 	def, _ := v.Database(o.Database)
 	mt, _ := v.Mount(o.Database)
 	i := slices.IndexFunc(def.Copies, func(c org.Copy) bool { return c.Server == s })
@@ -47,12 +46,18 @@ func (k Kind) leave(ctx context.Context, commit commit, o Order, s org.ServerNam
 		Then: append(more.Then, cluster.Op{Key: dbKey, Value: db}, cluster.Op{Key: mountKey, Value: row})})
 }
 
+// copyIn is a copy as it is in v.
+func copyIn(v *cluster.View, db org.DatabaseName, s org.ServerName) org.Copy {
+	def, _ := v.Database(db)
+	c, _ := def.Copy(s)
+	return c
+}
+
 // copyOf is a copy, what its server says of it, and whether it is in sync.
 func (k Kind) copyOf(db org.DatabaseName, s org.ServerName) (c org.Copy, st org.CopyStatus, inSync bool) {
 	v := k.Library.World.View()
-	def, _ := v.Database(db)
 	mt, _ := v.Mount(db)
-	c, _ = def.Copy(s)
+	c = copyIn(v, db, s)
 	for _, x := range k.Library.World.Statuses(s) {
 		if x.Database == db {
 			st = x
@@ -74,16 +79,17 @@ func (k Kind) reseed(o Order, s org.PlanStep) plan.Step {
 				Wait: fmt.Sprintf("for %s on %s to be in sync again", o.Database, s.Server)}
 		},
 		Do: func(ctx context.Context, pen *plan.Pen) error {
-			if c, _, _ := k.copyOf(o.Database, s.Server); c.SeedCount >= o.Seed {
+			v := k.Library.World.View()
+			if copyIn(v, o.Database, s.Server).SeedCount >= o.Seed {
 				return nil // ordered already
 			}
-			return k.leave(ctx, pen.Commit, o, s.Server, cluster.Txn{}, func(c *org.Copy) { c.SeedCount = o.Seed })
+			return leave(ctx, v, pen.Commit, o, s.Server, cluster.Txn{}, func(c *org.Copy) { c.SeedCount = o.Seed })
 		}}
 }
 
-// volume is the row of the spare.
-func (k Kind) spareRow(o Order) (org.VolumeRow, int64) {
-	it, ok := k.Library.World.View().Get(org.VolumeKey(o.Server, o.Spare))
+// spareRow is the row of the spare in v, and its revision.
+func spareRow(v *cluster.View, o Order) (org.VolumeRow, int64) {
+	it, ok := v.Get(org.VolumeKey(o.Server, o.Spare))
 	if !ok {
 		return org.VolumeRow{}, 0
 	}
@@ -94,9 +100,9 @@ func (k Kind) spareRow(o Order) (org.VolumeRow, int64) {
 	return row, it.Revision
 }
 
-// spareTxn is the change of the spare's row.
-func (k Kind) spareTxn(o Order, edit func(*org.VolumeRow)) (t cluster.Txn, err error) {
-	row, rev := k.spareRow(o)
+// spareTxn is the change of the spare's row, if it is still what it was in v.
+func (k Kind) spareTxn(v *cluster.View, o Order, edit func(*org.VolumeRow)) (t cluster.Txn, err error) {
+	row, rev := spareRow(v, o)
 	edit(&row)
 	row.Since = k.Library.Now().UTC()
 	b, err := json.Marshal(row)
@@ -121,40 +127,45 @@ func (k Kind) onSpare(o Order, s org.PlanStep) plan.Step {
 			}
 			return f
 		},
-		Do: func(ctx context.Context, pen *plan.Pen) error {
-			c, _, _ := k.copyOf(o.Database, s.Server)
-			row, _ := k.spareRow(o)
-			switch {
-			case c.Volume == o.Spare:
-				return nil // ordered already
-			case c.Volume != o.Volume:
-				return kind.Errorf(kind.Conflict, "%s on %s is on %s, it was on %s", o.Database, s.Server, c.Volume, o.Volume)
-			case row.State != org.VolumeSpare:
-				return kind.Errorf(kind.Conflict, "%s of %s is no spare any more", o.Spare, s.Server)
-			}
-			def, _ := k.Library.World.View().Database(o.Database)
-			t, err := k.spareTxn(o, func(r *org.VolumeRow) {
-				r.State, r.Trial, r.Why = org.VolumeData, pen.Plan.ID, "drill "+pen.Plan.ID
-				r.TrialOf = org.VolumeTrial{Database: o.Database, Identity: def.Identity, Home: o.Volume, Begun: k.Library.Now().UTC()}
-			})
-			if err != nil {
-				return err
-			}
-			return k.leave(ctx, pen.Commit, o, s.Server, t, func(c *org.Copy) { c.Volume = o.Spare })
-		},
+		Do:   func(ctx context.Context, pen *plan.Pen) error { return k.toSpare(ctx, pen.Commit, o, pen.Plan.ID) },
 		Undo: func(ctx context.Context, pen *plan.Pen) error { return k.goHome(ctx, pen.Commit, o, pen.Plan.ID) }}
+}
+
+// toSpare gives a copy the spare volume, where it is not there already. It looks
+// once: AutoReseed may take or condemn the spare any moment.
+func (k Kind) toSpare(ctx context.Context, commit commit, o Order, drill string) error {
+	v := k.Library.World.View()
+	c := copyIn(v, o.Database, o.Server)
+	row, _ := spareRow(v, o)
+	switch {
+	case c.Volume == o.Spare:
+		return nil // ordered already
+	case c.Volume != o.Volume:
+		return kind.Errorf(kind.Conflict, "%s on %s is on %s, it was on %s", o.Database, o.Server, c.Volume, o.Volume)
+	case row.State != org.VolumeSpare:
+		return kind.Errorf(kind.Conflict, "%s of %s is no spare any more", o.Spare, o.Server)
+	}
+	def, _ := v.Database(o.Database)
+	t, err := k.spareTxn(v, o, func(r *org.VolumeRow) {
+		r.State, r.Trial, r.Why = org.VolumeData, drill, "drill "+drill
+		r.TrialOf = org.VolumeTrial{Database: o.Database, Identity: def.Identity, Home: o.Volume, Begun: k.Library.Now().UTC()}
+	})
+	if err != nil {
+		return err
+	}
+	return leave(ctx, v, commit, o, o.Server, t, func(c *org.Copy) { c.Volume = o.Spare })
 }
 
 // goHome gives a copy its own volume back, and the spare what it was for. The
 // server empties the spare then. A volume that others put copies on meanwhile
 // stays theirs.
 func (k Kind) goHome(ctx context.Context, commit commit, o Order, drill string) error {
-	c, _, _ := k.copyOf(o.Database, o.Server)
-	row, _ := k.spareRow(o)
+	v := k.Library.World.View()
+	c := copyIn(v, o.Database, o.Server)
+	row, _ := spareRow(v, o)
 	if row.Trial != drill || row.State != org.VolumeData {
 		return nil // never ordered, home already, or somebody else decides about it
 	}
-	v := k.Library.World.View()
 	mt, _ := v.Mount(o.Database)
 	if c.Volume == o.Spare && mt.Active == o.Server {
 		// It failed over to this copy meanwhile.
@@ -167,7 +178,7 @@ func (k Kind) goHome(ctx context.Context, commit commit, o Order, drill string) 
 		x, _ := def.Copy(o.Server)
 		return def.Name != o.Database && x.Volume == o.Spare
 	})
-	t, err := k.spareTxn(o, func(r *org.VolumeRow) {
+	t, err := k.spareTxn(v, o, func(r *org.VolumeRow) {
 		r.State, r.Why = org.VolumeSpare, ""
 		if others {
 			r.Take()
@@ -178,9 +189,10 @@ func (k Kind) goHome(ctx context.Context, commit commit, o Order, drill string) 
 		return err
 	}
 	if c.Volume != o.Spare {
+		t.If = append(t.If, cluster.Cond{Key: mailbox.DatabaseKey(o.Database), Revision: v.DatabaseRevision(o.Database)})
 		return commit(ctx, t)
 	}
-	return k.leave(ctx, commit, o, o.Server, t, func(c *org.Copy) { c.Volume = o.Volume })
+	return leave(ctx, v, commit, o, o.Server, t, func(c *org.Copy) { c.Volume = o.Volume })
 }
 
 // Strays are the copies of a server that are on a spare though their drill has
@@ -206,7 +218,7 @@ func (k Kind) home(o Order, s org.PlanStep) plan.Step {
 	return plan.Step{
 		Check: func(context.Context) plan.Finding {
 			c, st, inSync := k.copyOf(o.Database, s.Server)
-			row, _ := k.spareRow(o)
+			row, _ := spareRow(k.Library.World.View(), o)
 			switch {
 			case c.Volume == o.Spare || row.State == org.VolumeData && row.Trial != "":
 				return plan.Finding{Wait: "for the copy to be given its own volume"}
