@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/postern-mail/postern/internal/base/command"
 	"github.com/postern-mail/postern/internal/base/kind"
 	"github.com/postern-mail/postern/internal/cluster"
+	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
 )
 
@@ -208,26 +210,48 @@ func (x *Sites) show(name org.SiteName) (SiteDetails, error) {
 	return d, nil
 }
 
-// put writes what was decided about a site, unless somebody else did meanwhile.
-func (x *Sites) put(ctx context.Context, r org.Site) error {
+// put writes what was decided about a site in view v, unless somebody else did
+// meanwhile, or one of the conditions does not hold any more.
+func (x *Sites) put(ctx context.Context, v *cluster.View, r org.Site, conds ...cluster.Cond) error {
 	key := org.SitePrefix + string(r.Name)
-	it, _ := x.group.View().Get(key)
+	it, _ := v.Get(key)
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	_, err = x.group.Commit(ctx, cluster.Txn{If: []cluster.Cond{{Key: key, Revision: it.Revision}}, Then: []cluster.Op{{Key: key, Value: b}}})
+	_, err = x.group.Commit(ctx, cluster.Txn{If: append(conds, cluster.Cond{Key: key, Revision: it.Revision}), Then: []cluster.Op{{Key: key, Value: b}}})
 	return err
 }
 
-func (x *Sites) stop(ctx context.Context, in siteStopArgs) (command.Plan, error) {
-	p := command.Plan{DryRun: in.DryRun}
-	if err := x.group.Sync(ctx); err != nil {
+// stop looks again, a few times, where what it looked at changed before it wrote.
+func (x *Sites) stop(ctx context.Context, in siteStopArgs) (p command.Plan, err error) {
+	for range 3 {
+		if err = x.group.Sync(ctx); err != nil {
+			return command.Plan{DryRun: in.DryRun}, err
+		}
+		v := x.group.View()
+		var conds []cluster.Cond
+		if p, conds, err = x.mayStop(v, in); err != nil || in.DryRun {
+			return p, err
+		}
+		r := org.Site{Name: in.Site, State: org.SiteStopped, Since: time.Now().UTC(), Why: in.Why, By: command.CallerOf(ctx).Name}
+		if err = x.put(ctx, v, r, conds...); !kind.Is(err, kind.Conflict) {
+			break
+		}
+	}
+	if err != nil {
 		return p, err
 	}
-	v := x.group.View()
+	return done(p), nil
+}
+
+// mayStop says what becomes of the servers of a site that is stopped, or why it
+// may not be, by v alone. It holds while the rows of the conditions are the same:
+// nothing became active there.
+func (x *Sites) mayStop(v *cluster.View, in siteStopArgs) (command.Plan, []cluster.Cond, error) {
+	p := command.Plan{DryRun: in.DryRun}
 	if err := x.exists(v, in.Site); err != nil {
-		return p, err
+		return p, nil, err
 	}
 	heard := map[org.ServerName]bool{}
 	for _, s := range x.servers(v, in.Site) {
@@ -236,14 +260,17 @@ func (x *Sites) stop(ctx context.Context, in siteStopArgs) (command.Plan, error)
 	}
 	for _, mt := range v.Mounts() {
 		if heard[mt.Active] {
-			return p, kind.WithHint(kind.Errorf(kind.Conflict, "%s is active on %s, which is heard", mt.Database, mt.Active), "move what is active there first: postern site switchover "+string(in.Site)+" --to SITE")
+			return p, nil, kind.WithHint(kind.Errorf(kind.Conflict, "%s is active on %s, which is heard", mt.Database, mt.Active), "move what is active there first: postern site switchover "+string(in.Site)+" --to SITE")
 		}
 	}
-	if in.DryRun {
-		return p, nil
+	var conds []cluster.Cond
+	for _, def := range v.Databases() {
+		if slices.ContainsFunc(def.Copies, func(c org.Copy) bool { return heard[c.Server] }) {
+			mt, _ := v.Mount(def.Name)
+			conds = append(conds, cluster.Cond{Key: mailbox.MountKey(def.Name), Revision: mt.Revision})
+		}
 	}
-	r := org.Site{Name: in.Site, State: org.SiteStopped, Since: time.Now().UTC(), Why: in.Why, By: command.CallerOf(ctx).Name}
-	return done(p), x.put(ctx, r)
+	return p, conds, nil
 }
 
 func (x *Sites) start(ctx context.Context, in siteStartArgs) (command.Plan, error) {
@@ -271,7 +298,7 @@ func (x *Sites) start(ctx context.Context, in siteStartArgs) (command.Plan, erro
 	if in.DryRun {
 		return p, nil
 	}
-	return done(p), x.put(ctx, r)
+	return done(p), x.put(ctx, v, r)
 }
 
 func done(p command.Plan) command.Plan {

@@ -1,6 +1,7 @@
 package active
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/kind"
+	"github.com/postern-mail/postern/internal/cluster"
 	"github.com/postern-mail/postern/internal/mailbox"
 	"github.com/postern-mail/postern/internal/org"
 )
@@ -144,6 +146,70 @@ func TestOvertakenFailover(t *testing.T) {
 		if m.decide(t.Context()); f.mount("DB0001").Active != "MBX03" || f.mount("DB0001").Term != 4 {
 			t.Errorf("the next turn: %+v", f.mount("DB0001"))
 		}
+	}
+}
+
+// sites is the group as orders about sites see it.
+type sites struct{ *fake }
+
+func (g sites) Peers() (out []cluster.Peer) {
+	for _, s := range g.View().Servers() {
+		if _, dead := g.Dead(s.Name); !dead && s.Name != g.me {
+			out = append(out, cluster.Peer{Server: s.Name, State: cluster.PeerUp})
+		}
+	}
+	return out
+}
+func (g sites) Boot(org.ServerName) (boot, version string)         { return "b", "v" }
+func (g sites) Newer() int64                                       { return 0 }
+func (g sites) Activate(context.Context, cluster.Activation) error { return nil }
+func (g sites) Voting() bool                                       { return true }
+
+// TestOvertakenSite: a database becomes active at a site while that is stopped,
+// or the site is stopped while a database goes there: one of the two is refused.
+func TestOvertakenSite(t *testing.T) {
+	with := func() (*fake, *Sites, *Manager) {
+		f := newFake(t, 3, 1)
+		f.put("servers/MBX02", org.Server{Name: "MBX02", Site: "B"})
+		x := NewSites(SitesDeps{Group: sites{f}})
+		return f, x, f.manager(Config{}, Deps{Sites: x})
+	}
+	active := func(s org.ServerName) func(*fake) {
+		return func(f *fake) {
+			mt := f.mount("DB0001")
+			mt.Term, mt.Active = mt.Term+1, s
+			f.put(mailbox.MountKey("DB0001"), mt)
+		}
+	}
+	for name, c := range map[string]struct {
+		change  func(*fake)
+		refused string
+		stopped bool
+	}{
+		"active there":       {active("MBX02"), "DB0001 is active on MBX02, which is heard", false},
+		"active elsewhere":   {active("MBX03"), "", true},
+		"in-sync set":        {takeOut("MBX03"), "", true},
+		"stopped by another": {func(f *fake) { f.put(org.SitePrefix+"B", org.Site{Name: "B", State: org.SiteStopped}) }, "", true},
+	} {
+		f, x, _ := with()
+		f.onCommit = func() { c.change(f) }
+		p, err := x.stop(t.Context(), siteStopArgs{Site: "B"})
+		if got := errText(err); (got == "") != (c.refused == "") || !strings.Contains(got, c.refused) || c.refused == "" && !p.Steps[0].Done {
+			t.Errorf("%s: %v, %+v", name, err, p)
+		}
+		if got := siteRow(f.View(), "B"); (got.State == org.SiteStopped) != c.stopped {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	f, x, m := with()
+	f.onCommit = func() {
+		if _, err := x.stop(t.Context(), siteStopArgs{Site: "B"}); err != nil {
+			t.Error(err)
+		}
+	}
+	_, err := m.Move(t.Context(), Order{Database: "DB0001", To: "MBX02"})
+	if !kind.Is(err, kind.Conflict) || !strings.Contains(err.Error(), "site B is stopped") || f.mount("DB0001").Active != "MBX01" {
+		t.Errorf("moved to a stopped site: %v, %+v", err, f.mount("DB0001"))
 	}
 }
 
