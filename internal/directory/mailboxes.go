@@ -99,7 +99,7 @@ func (d *Directory) createTxn(v View, s scope, r *Recipient, wanted org.Database
 		}
 	}
 	if r.IsMailbox() {
-		db, err := d.choose(v, wanted)
+		db, err := d.place(v, &t, wanted)
 		if err != nil {
 			return t, err
 		}

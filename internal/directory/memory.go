@@ -20,20 +20,22 @@ type Memory struct {
 	view    *memoryView
 	changed chan struct{}
 	down    error
+	before  func() // what others do once, before the next change
 }
 
 type memoryView struct {
 	revision  int64
 	items     map[string]Item
-	databases []org.Database
+	databases []org.Database // of the items
 }
 
 // NewMemory returns an empty state that has databases of the given names.
 func NewMemory(databases ...org.DatabaseName) *Memory {
 	v := &memoryView{revision: 1, items: map[string]Item{}}
 	for _, name := range databases {
-		v.databases = append(v.databases, org.Database{Name: name})
+		v.items[databaseKey(name)] = Item{Value: encode(org.Database{Name: name}), Revision: v.revision}
 	}
+	v.readDatabases()
 	return &Memory{view: v, changed: make(chan struct{})}
 }
 
@@ -71,6 +73,13 @@ func (m *Memory) Commit(ctx context.Context, t cluster.Txn) (int64, error) {
 		return 0, err
 	}
 	m.mu.Lock()
+	before := m.before
+	m.before = nil
+	m.mu.Unlock()
+	if before != nil {
+		before()
+	}
+	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.down != nil {
 		return 0, m.down
@@ -82,17 +91,21 @@ func (m *Memory) Commit(ctx context.Context, t cluster.Txn) (int64, error) {
 		}
 	}
 	next := &memoryView{revision: m.view.revision + 1, items: maps.Clone(m.view.items), databases: m.view.databases}
-	written := map[string]bool{}
+	written, databases := map[string]bool{}, false
 	for _, op := range t.Then {
 		if written[op.Key] {
 			return 0, kind.Errorf(kind.Invalid, "commit: %s is written twice", op.Key)
 		}
 		written[op.Key] = true
+		databases = databases || strings.HasPrefix(op.Key, databaseKey(""))
 		if op.Delete {
 			delete(next.items, op.Key)
 			continue
 		}
 		next.items[op.Key] = Item{Value: slices.Clone(op.Value), Revision: next.revision}
+	}
+	if databases {
+		next.readDatabases()
 	}
 	m.view = next
 	close(m.changed)
@@ -111,6 +124,16 @@ func (v *memoryView) Prefix(p string) iter.Seq2[string, Item] {
 			if strings.HasPrefix(key, p) && !yield(key, v.items[key]) {
 				return
 			}
+		}
+	}
+}
+
+// readDatabases decodes the rows of databases.
+func (v *memoryView) readDatabases() {
+	v.databases = nil
+	for key := range v.Prefix(databaseKey("")) {
+		if db, _, ok := row[org.Database](v, key); ok {
+			v.databases = append(v.databases, *db)
 		}
 	}
 }

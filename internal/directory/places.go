@@ -19,8 +19,20 @@ type places struct {
 	at    time.Time
 }
 
+// place chooses the database for a new mailbox and adds to a transaction that it
+// stays there as it is: whoever removes it marks it first.
+func (d *Directory) place(v View, t *txn, wanted org.DatabaseName) (org.DatabaseName, error) {
+	db, err := d.choose(v, wanted)
+	if err != nil {
+		return "", err
+	}
+	it, _ := v.Get(databaseKey(db))
+	t.If = append(t.If, Cond{Key: databaseKey(db), Revision: it.Revision})
+	return db, nil
+}
+
 // choose names the database for a new mailbox: the wanted one, or the one with
-// the fewest mailboxes of those that are not taken offline.
+// the fewest mailboxes of those that are not taken offline or being removed.
 func (d *Directory) choose(v View, wanted org.DatabaseName) (org.DatabaseName, error) {
 	p := &d.places
 	p.mu.Lock()
@@ -32,12 +44,16 @@ func (d *Directory) choose(v View, wanted org.DatabaseName) (org.DatabaseName, e
 	for _, db := range v.Databases() {
 		if wanted != "" {
 			if db.Name == wanted {
+				if db.Removing {
+					return "", kind.WithHint(kind.Errorf(kind.Conflict, "database %s is being removed", wanted),
+						"choose another one; a removal that was broken off is ended by postern database remove "+string(wanted))
+				}
 				p.count[wanted]++
 				return wanted, nil
 			}
 			continue
 		}
-		if !db.Dismounted && (best == "" || p.count[db.Name] < p.count[best]) {
+		if !db.Dismounted && !db.Removing && (best == "" || p.count[db.Name] < p.count[best]) {
 			best = db.Name
 		}
 	}

@@ -188,6 +188,7 @@ type administrator struct {
 }
 
 func organizationKey(id org.OrganizationID) string { return "organizations/" + string(id) }
+func databaseKey(db org.DatabaseName) string       { return "databases/" + string(db) }
 func domainKey(domain string) string               { return "domains/" + domain }
 func addressKey(a mail.Address) string             { return "addresses/" + a.Key() }
 func administratorKey(name string) string          { return "administrators/" + strings.ToLower(name) }

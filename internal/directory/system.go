@@ -66,7 +66,7 @@ func (d *Directory) systemTxn(v View, o org.OrganizationID, id org.MailboxID, pu
 		return t, noSuch("organization", o)
 	}
 	t.If = append(t.If, Cond{Key: organizationKey(o), Revision: rev})
-	db, err := d.choose(v, "")
+	db, err := d.place(v, &t, "")
 	if err != nil {
 		return t, err
 	}

@@ -319,30 +319,70 @@ func (k *Keeper) createDatabase(ctx context.Context, in createDatabase) (Databas
 	return k.databaseRows(def.Name)[0], nil
 }
 
+// removeDatabase marks the database first: whoever creates a mailbox there then
+// depends on the row as it was, and so fails; whoever was before is seen by the
+// look on the marked row, which is what is removed. A mark that a removal left which
+// was broken off is gone on with, or taken back where there are mailboxes.
 func (k *Keeper) removeDatabase(ctx context.Context, in removeDatabase) (command.Plan, error) {
-	v := k.group.View()
-	def, ok := v.Database(in.Database)
-	if !ok {
-		return command.Plan{}, k.noDatabase(in.Database)
-	}
-	for key := range v.Prefix("recipients/") {
-		it, _ := v.Get(key)
-		if strings.Contains(string(it.Value), `"database":"`+string(in.Database)+`"`) {
+	for range 5 {
+		v := k.group.View()
+		def, ok := v.Database(in.Database)
+		if !ok {
+			return command.Plan{}, k.noDatabase(in.Database)
+		}
+		used := hasMailboxes(v, in.Database)
+		if used && def.Removing && !in.DryRun {
+			if err := k.markRemoval(ctx, in.Database, false); err != nil {
+				return command.Plan{}, fmt.Errorf("take back the removal of %s, which has mailboxes: %w", in.Database, err)
+			}
+		}
+		if used {
 			return command.Plan{}, kind.WithHint(kind.Errorf(kind.Conflict, "database %s has mailboxes", in.Database), "remove or move them first: postern mailbox list")
 		}
+		p := command.Plan{DryRun: in.DryRun, Steps: []command.Step{{Name: "remove definition", Detail: string(in.Database)}}}
+		for _, c := range def.Copies {
+			p.Steps = append(p.Steps, command.Step{Name: "set files aside", Detail: fmt.Sprintf("on %s, volume %s", c.Server, c.Volume)})
+		}
+		if in.DryRun {
+			return p, nil
+		}
+		if !def.Removing {
+			if err := k.markRemoval(ctx, in.Database, true); err != nil {
+				return command.Plan{}, err
+			}
+			continue // with a look at the marked row
+		}
+		_, err := k.group.Commit(ctx, cluster.Txn{
+			If:   []cluster.Cond{{Key: DatabaseKey(in.Database), Revision: v.DatabaseRevision(in.Database)}},
+			Then: []cluster.Op{{Key: DatabaseKey(in.Database), Delete: true}, {Key: MountKey(in.Database), Delete: true}},
+		})
+		if !kind.Is(err, kind.Conflict) {
+			return done(p), err
+		}
+		if err := k.group.Sync(ctx); err != nil {
+			return command.Plan{}, err
+		}
 	}
-	p := command.Plan{DryRun: in.DryRun, Steps: []command.Step{{Name: "remove definition", Detail: string(in.Database)}}}
-	for _, c := range def.Copies {
-		p.Steps = append(p.Steps, command.Step{Name: "set files aside", Detail: fmt.Sprintf("on %s, volume %s", c.Server, c.Volume)})
-	}
-	if in.DryRun {
-		return p, nil
-	}
-	_, err := k.group.Commit(ctx, cluster.Txn{
-		If:   []cluster.Cond{{Key: DatabaseKey(in.Database), Revision: v.DatabaseRevision(in.Database)}},
-		Then: []cluster.Op{{Key: DatabaseKey(in.Database), Delete: true}, {Key: MountKey(in.Database), Delete: true}},
+	return command.Plan{}, kind.Errorf(kind.Conflict, "database %s is being changed by somebody else", in.Database)
+}
+
+// markRemoval writes whether a database is being removed.
+func (k *Keeper) markRemoval(ctx context.Context, db org.DatabaseName, on bool) error {
+	return k.edit(ctx, db, func(d *org.Database) error {
+		d.Removing = on
+		return nil
 	})
-	return done(p), err
+}
+
+// hasMailboxes tells whether a recipient is kept in a database.
+func hasMailboxes(v *cluster.View, db org.DatabaseName) bool {
+	for key := range v.Prefix("recipients/") {
+		it, _ := v.Get(key)
+		if strings.Contains(string(it.Value), `"database":"`+string(db)+`"`) {
+			return true
+		}
+	}
+	return false
 }
 
 // done marks every step of a plan as carried out.

@@ -128,3 +128,85 @@ func TestRemovalBeforeMove(t *testing.T) {
 		}
 	}
 }
+
+// TestRemoveDatabase: a mailbox that is created while its database is removed keeps
+// it, and the mark is taken back; a removal that was broken off is gone on with.
+func TestRemoveDatabase(t *testing.T) {
+	g := newAgreed()
+	g.define(t, "MBX1", "MBX2")
+	s := g.server("MBX1")
+	k := &Keeper{group: s}
+	remove := func(more string) error {
+		_, err := order(t, k, "database remove", `{"database":"DB01"`+more+`}`)
+		return err
+	}
+	def := func() (org.Database, int64) {
+		v := g.servers["MBX1"].View()
+		d, _ := v.Database("DB01")
+		return d, v.DatabaseRevision("DB01")
+	}
+	const box = "recipients/red/1"
+	// create is what creates a mailbox on the row as it saw it.
+	create := func(rev int64) error {
+		_, err := s.Commit(t.Context(), cluster.Txn{If: []cluster.Cond{{Key: DatabaseKey("DB01"), Revision: rev}}, Then: []cluster.Op{{Key: box, Value: []byte(`{"database":"DB01"}`)}}})
+		return err
+	}
+	_, seen := def()
+	refused := func(what string) {
+		t.Helper()
+		if err := remove(""); !kind.Is(err, kind.Conflict) || !strings.Contains(err.Error(), "has mailboxes") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if d, _ := def(); d.Name == "" || d.Removing {
+			t.Errorf("%s: %+v", what, d)
+		}
+	}
+	s.beforeCommit = func() { // before the mark
+		if err := create(seen); err != nil {
+			t.Error(err)
+		}
+	}
+	refused("a mailbox is created before the mark")
+	must(t, k.markRemoval(t.Context(), "DB01", true))
+	refused("a removal was broken off, and there is a mailbox")
+	must(t, k.markRemoval(t.Context(), "DB01", true))
+	if err := remove(`,"dry_run":true`); !kind.Is(err, kind.Conflict) {
+		t.Errorf("dry run: %v", err)
+	}
+	if d, _ := def(); !d.Removing {
+		t.Error("a dry run took the mark back")
+	}
+	_, err := s.Commit(t.Context(), cluster.Txn{Then: []cluster.Op{{Key: box, Delete: true}}})
+	must(t, err)
+	if err := remove(`,"dry_run":true`); err != nil {
+		t.Errorf("dry run: %v", err)
+	}
+
+	// Another removal takes the mark back and a mailbox is created, after the look.
+	s.beforeCommit = func() {
+		must(t, k.markRemoval(t.Context(), "DB01", false))
+		_, seen := def()
+		must(t, create(seen))
+	}
+	refused("a mailbox is created when the mark was taken back")
+	_, err = s.Commit(t.Context(), cluster.Txn{Then: []cluster.Op{{Key: box, Delete: true}}})
+	must(t, err)
+
+	_, seen = def()
+	s.beforeCommit = func() { // the mark
+		s.beforeCommit = func() { // the removal
+			if err := create(seen); !kind.Is(err, kind.Conflict) {
+				t.Errorf("a mailbox is created on a marked database: %v", err)
+			}
+		}
+	}
+	if err := remove(""); err != nil {
+		t.Error(err)
+	}
+	if d, _ := def(); d.Name != "" {
+		t.Errorf("left: %+v", d)
+	}
+	if _, ok := k.group.View().Mount("DB01"); ok {
+		t.Error("its mount is left")
+	}
+}

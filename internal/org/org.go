@@ -168,6 +168,8 @@ type Database struct {
 	// MinimumCopies is how many copies stay in sync when a server is taken out, 0
 	// for MinimumCopies.
 	MinimumCopies int `json:"minimum_copies,omitempty"`
+	// Removing is set while an administrator removes it; no mailbox is added.
+	Removing bool `json:"removing,omitempty"`
 }
 
 // MinimumCopies is how many copies of a database stay in sync when a server is
