@@ -117,6 +117,10 @@ func ComponentKey(s ServerName, c Component, r Requester) string {
 // ComponentPrefix is what the rows of a server's components begin with.
 func ComponentPrefix(s ServerName) string { return "components/" + string(s) + "/" }
 
+// ComponentGuard is a row that changes with each wish that holds a component back:
+// who judges what is left of a component has its change depend on it.
+const ComponentGuard = "component-guard"
+
 // Combine tells the state of a component from all entries of its server: the
 // strongest unexpired wish of any requester about it or, but for Monitoring and
 // RecoveryActions, about ServerOffline. It also returns the entries that hold

@@ -277,7 +277,7 @@ func (l *Library) isWitness(s org.ServerName) bool {
 // wish writes what the requester Maintenance wants of components.
 func (l *Library) wish(o Order, want map[org.Component]org.ComponentState) func(context.Context, *plan.Pen) error {
 	return func(ctx context.Context, p *plan.Pen) error {
-		var t cluster.Txn
+		t := cluster.Txn{Then: []cluster.Op{{Key: org.ComponentGuard, Value: []byte(p.Plan.ID)}}}
 		for c, s := range want {
 			b, err := json.Marshal(org.ComponentEntry{Component: c, Requester: org.Maintenance, State: s, Since: l.Now().UTC(),
 				By: o.By, Reason: o.Why, Plan: p.Plan.ID})

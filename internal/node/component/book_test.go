@@ -27,6 +27,7 @@ type group struct {
 	changed   chan struct{}
 	published map[string][]byte
 	quiet     time.Duration // since when nothing was heard
+	meanwhile func()        // nil, or called once at the begin of a Commit
 }
 
 func newGroup(t *testing.T, servers ...org.ServerName) *group {
@@ -56,6 +57,13 @@ func (g *group) Changed() <-chan struct{} {
 }
 
 func (g *group) Commit(_ context.Context, t cluster.Txn) (int64, error) {
+	g.mu.Lock()
+	f := g.meanwhile
+	g.meanwhile = nil
+	g.mu.Unlock()
+	if f != nil {
+		f()
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, c := range t.If {
@@ -207,6 +215,33 @@ func TestLastServer(t *testing.T) {
 			c.in.Server, c.in.Requester = "MBX1", org.Sidelined
 			if _, err := b.set(t.Context(), c.in); (err == nil) != c.taken || err != nil && !kind.Is(err, kind.Denied) {
 				t.Errorf("%s: %v", c.name, err)
+			}
+		})
+	}
+}
+
+// TestTheLastOfTwo: of two servers that are both taken out of service in the same
+// moment one stays, whoever asks for it.
+func TestTheLastOfTwo(t *testing.T) {
+	for _, by := range []org.Requester{org.Sidelined, org.HealthAPI} {
+		inBubble(t, func(t *testing.T, b *Book, g *group) {
+			pass(time.Second) // what both do is known
+			set := func(other, c org.Component) error {
+				g.mu.Lock()
+				g.meanwhile = func() {
+					if _, err := b.Set(t.Context(), "MBX2", org.ComponentEntry{Component: other, Requester: by, State: org.Draining}); err != nil {
+						t.Error(err)
+					}
+				}
+				g.mu.Unlock()
+				_, err := b.set(t.Context(), setIn{Server: "MBX1", Component: c, State: org.Draining, Requester: org.Sidelined})
+				return err
+			}
+			if err := set(org.IMAPComponent, org.IMAPComponent); !kind.Is(err, kind.Denied) || b.Of("MBX1", org.IMAPComponent) != org.Active {
+				t.Errorf("while %s takes the other out: %v", by, err)
+			}
+			if err := set(org.SMTPComponent, org.Transport); err != nil || b.Of("MBX1", org.Transport) != org.Draining {
+				t.Errorf("while %s takes something else out: %v", by, err)
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package component
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"strings"
 	"time"
@@ -119,14 +120,34 @@ func (b *Book) set(ctx context.Context, in setIn) (Row, error) {
 	case len(in.Why) > maxWhy:
 		return Row{}, kind.Errorf(kind.Invalid, "set %s: a reason of %d bytes is longer than %d", in.Component, len(in.Why), maxWhy)
 	}
-	if in.State != org.Active && !in.Force && b.onlyServer(in.Server, in.Component) {
-		return Row{}, kind.WithHint(kind.Errorf(kind.Denied, "set %s: %s is the last server of the group that serves it", in.Component, in.Server),
-			"postern component list tells what the others do; --force does it all the same")
-	}
 	if in.For > 0 {
 		e.Expires = b.d.Now().Add(in.For).UTC().Truncate(time.Second)
 	}
-	return b.Set(ctx, in.Server, e)
+	if in.State == org.Active || in.Force {
+		return b.Set(ctx, in.Server, e)
+	}
+	return b.setUnlessLast(ctx, in.Server, e)
+}
+
+// guardTries bounds how often a wish is judged anew.
+const guardTries = 5
+
+// setUnlessLast is Set, but not for the last server that serves the component. It
+// is judged anew where another wish is written meanwhile: of two servers that both
+// do without the other one has to stay.
+func (b *Book) setUnlessLast(ctx context.Context, s org.ServerName, e org.ComponentEntry) (r Row, err error) {
+	for range guardTries {
+		// Before the look at the others: a wish that comes after it changes this row.
+		guard, _ := b.d.Group.View().Get(org.ComponentGuard)
+		if b.onlyServer(s, e.Component) {
+			return Row{}, kind.WithHint(kind.Errorf(kind.Denied, "set %s: %s is the last server of the group that serves it", e.Component, s),
+				"postern component list tells what the others do; --force does it all the same")
+		}
+		if r, err = b.put(ctx, s, e, cluster.Cond{Key: org.ComponentGuard, Revision: guard.Revision}); !kind.Is(err, kind.Conflict) {
+			break
+		}
+	}
+	return r, err
 }
 
 // onlyServer tells whether a server serves a component that clients or mail need
@@ -151,6 +172,11 @@ func (b *Book) onlyServer(s org.ServerName, c org.Component) bool {
 // present time. Errors: NotFound for a server that is no member, Busy without
 // quorum.
 func (b *Book) Set(ctx context.Context, s org.ServerName, e org.ComponentEntry) (Row, error) {
+	return b.put(ctx, s, e)
+}
+
+// put is Set under conditions.
+func (b *Book) put(ctx context.Context, s org.ServerName, e org.ComponentEntry, conds ...cluster.Cond) (Row, error) {
 	if _, ok := b.d.Group.View().Server(s); !ok {
 		return Row{}, kind.Errorf(kind.NotFound, "server %s: not a member of the group", s)
 	}
@@ -158,13 +184,16 @@ func (b *Book) Set(ctx context.Context, s org.ServerName, e org.ComponentEntry) 
 		e.Since = b.d.Now().UTC().Truncate(time.Second)
 	}
 	op := cluster.Op{Key: org.ComponentKey(s, e.Component, e.Requester), Delete: e.State == org.Active}
+	t := cluster.Txn{If: conds}
 	if !op.Delete {
 		var err error
 		if op.Value, err = json.Marshal(e); err != nil {
 			return Row{}, err
 		}
+		t.Then = append(t.Then, cluster.Op{Key: org.ComponentGuard, Value: []byte(rand.Text())})
 	}
-	if _, err := b.d.Group.Commit(ctx, cluster.Txn{Then: []cluster.Op{op}}); err != nil {
+	t.Then = append(t.Then, op)
+	if _, err := b.d.Group.Commit(ctx, t); err != nil {
 		return Row{}, err
 	}
 	said := b.said(s)
