@@ -138,13 +138,7 @@ func databaseCommands(k *Keeper) []command.Command {
 		command.New(command.Command{Noun: "database", Verb: "list", Short: "List databases, where they are active and which copies are in sync", Roles: readers},
 			func(_ context.Context, _ command.None) ([]DatabaseRow, error) { return k.databaseRows(""), nil }),
 		command.New(command.Command{Noun: "database", Verb: "show", Short: "Show one database", Roles: readers},
-			func(_ context.Context, in databaseArg) (DatabaseRow, error) {
-				rows := k.databaseRows(in.Database)
-				if len(rows) == 0 {
-					return DatabaseRow{}, k.noDatabase(in.Database)
-				}
-				return rows[0], nil
-			}),
+			func(_ context.Context, in databaseArg) (DatabaseRow, error) { return k.databaseRow(in.Database) }),
 		command.New(command.Command{Noun: "database", Verb: "create", Short: "Create a mailbox database and its copies", Changes: true,
 			Example: "postern database create DB04 --servers MBX1,MBX2,MBX3"}, k.createDatabase),
 		command.New(command.Command{Noun: "database", Verb: "remove", Short: "Remove a database; its files are set aside on each server", Changes: true, Dangerous: true}, k.removeDatabase),
@@ -171,6 +165,14 @@ var readers = []command.Role{command.ServerAdmin, command.Auditor}
 
 func (k *Keeper) noDatabase(db org.DatabaseName) error {
 	return kind.WithHint(kind.Errorf(kind.NotFound, "database %s does not exist", db), "postern database list")
+}
+
+func (k *Keeper) databaseRow(db org.DatabaseName) (DatabaseRow, error) {
+	rows := k.databaseRows(db)
+	if len(rows) == 0 {
+		return DatabaseRow{}, k.noDatabase(db)
+	}
+	return rows[0], nil
 }
 
 func (k *Keeper) databaseRows(only org.DatabaseName) []DatabaseRow {
@@ -283,40 +285,63 @@ func (k *Keeper) createDatabase(ctx context.Context, in createDatabase) (Databas
 	if err := org.ValidName(string(in.Database)); err != nil {
 		return DatabaseRow{}, kind.Errorf(kind.Invalid, "database %w", err)
 	}
-	v := k.group.View()
+	for range 5 {
+		t, err := k.newDatabase(k.group.View(), in)
+		if err != nil {
+			return DatabaseRow{}, err
+		}
+		if _, err = k.group.Commit(ctx, t); err == nil {
+			return k.databaseRow(in.Database)
+		}
+		if !kind.Is(err, kind.Conflict) {
+			return DatabaseRow{}, err
+		}
+		if err := k.group.Sync(ctx); err != nil {
+			return DatabaseRow{}, err
+		}
+	}
+	return DatabaseRow{}, kind.Errorf(kind.Conflict, "the servers of database %s are being changed by somebody else", in.Database)
+}
+
+// newDatabase are the rows of a new database, if its servers stay as they are in a
+// view.
+func (k *Keeper) newDatabase(v *cluster.View, in createDatabase) (t cluster.Txn, err error) {
+	_, defined := v.Database(in.Database)
+	if _, mounted := v.Mount(in.Database); defined || mounted {
+		return t, kind.Errorf(kind.Exists, "database %s exists", in.Database)
+	}
+	t.If = []cluster.Cond{{Key: DatabaseKey(in.Database)}, {Key: MountKey(in.Database)}}
 	def := org.Database{Name: in.Database, Identity: uuid.NewString(), Redundancy: in.Redundancy, SegmentSize: k.cfg.SegmentSize, Created: time.Now().UTC()}
 	for i, s := range strings.Split(in.Servers, ",") {
 		name := org.ServerName(strings.TrimSpace(s))
 		vol, err := k.pickVolume(v, name, in.Volume)
 		if err != nil {
-			return DatabaseRow{}, err
+			return t, err
 		}
 		if _, twice := def.Copy(name); twice {
-			return DatabaseRow{}, kind.Errorf(kind.Invalid, "server %s is named twice", name)
+			return t, kind.Errorf(kind.Invalid, "server %s is named twice", name)
 		}
 		def.Copies = append(def.Copies, org.Copy{Server: name, Volume: vol, Preference: i + 1})
+		t.If = append(t.If, asItIs(v, name))
 	}
 	first := def.Copies[0].Server
 	m := org.Mount{Database: def.Name, Term: 1, Active: first, InSync: []org.ServerName{first}, Since: time.Now().UTC(), Why: "created"}
 	db, err := json.Marshal(def)
 	if err != nil {
-		return DatabaseRow{}, err
+		return t, err
 	}
 	mb, err := json.Marshal(m)
 	if err != nil {
-		return DatabaseRow{}, err
+		return t, err
 	}
-	_, err = k.group.Commit(ctx, cluster.Txn{
-		If:   []cluster.Cond{{Key: DatabaseKey(def.Name)}, {Key: MountKey(def.Name)}},
-		Then: []cluster.Op{{Key: DatabaseKey(def.Name), Value: db}, {Key: MountKey(def.Name), Value: mb}},
-	})
-	if kind.Is(err, kind.Conflict) {
-		err = kind.Errorf(kind.Exists, "database %s exists", def.Name)
-	}
-	if err != nil {
-		return DatabaseRow{}, err
-	}
-	return k.databaseRows(def.Name)[0], nil
+	t.Then = []cluster.Op{{Key: DatabaseKey(def.Name), Value: db}, {Key: MountKey(def.Name), Value: mb}}
+	return t, nil
+}
+
+// asItIs is the condition that a server is still the one of a view: one that was
+// removed or replaced meanwhile gets no copy.
+func asItIs(v *cluster.View, s org.ServerName) cluster.Cond {
+	return cluster.Cond{Key: "servers/" + string(s), Revision: v.ServerRevision(s)}
 }
 
 // removeDatabase marks the database first: whoever creates a mailbox there then
@@ -394,11 +419,12 @@ func done(p command.Plan) command.Plan {
 }
 
 func (k *Keeper) addCopy(ctx context.Context, in addCopy) ([]CopyRow, error) {
-	vol, err := k.pickVolume(k.group.View(), in.Server, in.Volume)
-	if err != nil {
-		return nil, err
-	}
-	err = k.edit(ctx, in.Database, func(d *org.Database) error {
+	err := k.editRows(ctx, in.Database, func(v *cluster.View, d *org.Database, t *cluster.Txn) error {
+		vol, err := k.pickVolume(v, in.Server, in.Volume)
+		if err != nil {
+			return err
+		}
+		t.If = append(t.If, asItIs(v, in.Server))
 		if _, ok := d.Copy(in.Server); ok {
 			return kind.Errorf(kind.Exists, "%s has a copy on %s", in.Database, in.Server)
 		}

@@ -210,3 +210,31 @@ func TestRemoveDatabase(t *testing.T) {
 		t.Error("its mount is left")
 	}
 }
+
+// TestNoCopyOnAServerThatLeft: a server that is removed while a copy is to be put
+// there gets none, and a database that somebody else creates meanwhile is his.
+func TestNoCopyOnAServerThatLeft(t *testing.T) {
+	for _, c := range []struct{ name, more, says string }{
+		{"copy add", `"database":"DB01","server":"MBX9"`, "server MBX9 does not exist"},
+		{"database create", `"database":"DB02","servers":"MBX1,MBX9"`, "server MBX9 does not exist"},
+		{"database create", `"database":"DB03","servers":"MBX1"`, "database DB03 exists"},
+	} {
+		k, g, s := passiveCopies(t, "DB01")
+		for _, name := range []org.ServerName{"MBX1", "MBX9"} {
+			g.put(t, "servers/"+string(name), org.Server{Name: name, Volumes: []org.VolumeName{"vol1"}})
+		}
+		s.beforeCommit = func() {
+			g.put(t, DatabaseKey("DB03"), org.Database{Name: "DB03", Identity: "his"})
+			_, err := s.Commit(t.Context(), cluster.Txn{Then: []cluster.Op{{Key: "servers/MBX9", Delete: true}}})
+			must(t, err)
+		}
+		if _, err := order(t, k, c.name, `{`+c.more+`}`); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		for _, d := range k.group.View().Databases() {
+			if _, ok := d.Copy("MBX9"); ok || d.Name == "DB03" && d.Identity != "his" {
+				t.Errorf("%s: %+v", c.name, d)
+			}
+		}
+	}
+}
