@@ -540,10 +540,11 @@ func (k *Keeper) orderReseed(ctx context.Context, in copyArg, what string, safe 
 			c.ActivationSuspended, c.SuspendComment = false, ""
 		}
 		with(c)
-		if leaveSet(m, in.Server); len(m.InSync) == 0 {
+		if m.IsInSync(in.Server) && len(m.InSync) == 1 {
 			// A dismounted database has no active copy that would be in the set.
 			return kind.WithHint(kind.Errorf(kind.Conflict, "the copy of %s on %s is the only one in sync: emptied, there would be none", in.Database, in.Server), "postern database mount "+string(in.Database))
 		}
+		leaveSet(m, in.Server)
 		return nil
 	})
 }

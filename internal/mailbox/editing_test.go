@@ -250,4 +250,8 @@ func TestOnlyCopyInSync(t *testing.T) {
 	if _, err := order(t, k, "copy reseed", `{"database":"DB01","server":"MBX3"}`); err != nil || !g.mount(t).IsInSync("MBX2") {
 		t.Errorf("another one: %v", err)
 	}
+	g.put(t, MountKey("DB01"), org.Mount{Database: "DB01", Term: 2})
+	if _, err := order(t, k, "copy reseed", `{"database":"DB01","server":"MBX3"}`); err != nil {
+		t.Errorf("one of none in sync: %v", err)
+	}
 }
