@@ -19,6 +19,8 @@
 //  5. A server gets no more databases than it may, however many are lost at once.
 //  6. A database that is served is moved by itself only within limits (history,
 //     storm); one without service is never held back.
+//  7. Once it is written that a server is out of service, a site is stopped, or
+//     the activation of a copy is suspended, no earlier decision puts a database there.
 //
 // choose is the pure decision about copies, balance the one about how
 // databases are spread. What is dangerous is a plan: shown by --dry-run, then
