@@ -172,6 +172,7 @@ func (c *Cluster) admission(ctx context.Context, row org.Server, replace bool) (
 		if err := c.dropMember(ctx, old); err != nil {
 			return ad, err
 		}
+		ad.txn.If = append(ad.txn.If, Cond{Key: dirLive + string(row.Name)}) // it was not started meanwhile
 		ad.txn.Then = append(ad.txn.Then, tombstone(old))
 	}
 	if !c.external() && c.votesAtOnce(v, row) {

@@ -89,6 +89,7 @@ func (c *Cluster) takeOut(ctx context.Context, row org.Server, force bool, leavi
 		var noCopy []clientv3.Cmp
 		if !force {
 			noCopy = append(noCopy, still(dirDatabases, v.Revision()))
+			t.If = append(t.If, Cond{Key: dirLive + string(row.Name)}) // nor was it started
 		}
 		if _, err = c.commit(ctx, t, noCopy...); !kind.Is(err, kind.Conflict) {
 			return err

@@ -81,10 +81,28 @@ func TestRemovalJudgesAgain(t *testing.T) {
 
 	database("MBX1")
 	row = next
-	next.Version = "2" // it was started meanwhile
+	next.Version = "2" // something else
 	if err := n.putServer(ctx, n.View(), next); err != nil {
 		t.Fatal(err)
 	}
+	ad, err := n.admission(ctx, row, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := func(is bool) {
+		t.Helper()
+		if _, err := n.Commit(ctx, Txn{Then: []Op{{Key: dirLive + "MBX2", Value: []byte("{}"), Delete: !is}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	live(true)
+	if err := rejudge(false); !kind.Is(err, kind.Invalid) {
+		t.Errorf("it was started: %v", err)
+	}
+	if _, err := n.Commit(ctx, ad.txn); !kind.Is(err, kind.Conflict) {
+		t.Errorf("it was started, and is replaced: %v", err)
+	}
+	live(false)
 	if err := rejudge(false); err != nil {
 		t.Errorf("its row was changed in something else: %v", err)
 	}

@@ -322,7 +322,7 @@ func (k *Keeper) newDatabase(v *cluster.View, in createDatabase) (t cluster.Txn,
 			return t, kind.Errorf(kind.Invalid, "server %s is named twice", name)
 		}
 		def.Copies = append(def.Copies, org.Copy{Server: name, Volume: vol, Preference: i + 1})
-		t.If = append(t.If, asItIs(v, name))
+		t.If = append(t.If, asItIs(v, name, vol)...)
 	}
 	first := def.Copies[0].Server
 	m := org.Mount{Database: def.Name, Term: 1, Active: first, InSync: []org.ServerName{first}, Since: time.Now().UTC(), Why: "created"}
@@ -338,10 +338,12 @@ func (k *Keeper) newDatabase(v *cluster.View, in createDatabase) (t cluster.Txn,
 	return t, nil
 }
 
-// asItIs is the condition that a server is still the one of a view: one that was
-// removed or replaced meanwhile gets no copy.
-func asItIs(v *cluster.View, s org.ServerName) cluster.Cond {
-	return cluster.Cond{Key: "servers/" + string(s), Revision: v.ServerRevision(s)}
+// asItIs are the conditions that a server and a volume of it are still those of a
+// view: a server that was removed or replaced meanwhile gets no copy, nor does a
+// volume that became a spare or failed.
+func asItIs(v *cluster.View, s org.ServerName, vol org.VolumeName) []cluster.Cond {
+	row, _ := v.Get(org.VolumeKey(s, vol))
+	return []cluster.Cond{{Key: "servers/" + string(s), Revision: v.ServerRevision(s)}, {Key: org.VolumeKey(s, vol), Revision: row.Revision}}
 }
 
 // removeDatabase marks the database first: whoever creates a mailbox there then
@@ -424,7 +426,7 @@ func (k *Keeper) addCopy(ctx context.Context, in addCopy) ([]CopyRow, error) {
 		if err != nil {
 			return err
 		}
-		t.If = append(t.If, asItIs(v, in.Server))
+		t.If = append(t.If, asItIs(v, in.Server, vol)...)
 		if _, ok := d.Copy(in.Server); ok {
 			return kind.Errorf(kind.Exists, "%s has a copy on %s", in.Database, in.Server)
 		}

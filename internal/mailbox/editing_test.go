@@ -255,3 +255,19 @@ func TestOnlyCopyInSync(t *testing.T) {
 		t.Errorf("one of none in sync: %v", err)
 	}
 }
+
+// TestNoCopyOnANewSpare: a volume that becomes a spare while a copy is to be put
+// there gets none.
+func TestNoCopyOnANewSpare(t *testing.T) {
+	for name, in := range map[string]string{
+		"copy add":        `{"database":"DB01","server":"MBX4","volume":"vol1"}`,
+		"database create": `{"database":"DB02","servers":"MBX4","volume":"vol1"}`,
+	} {
+		k, g, s := passiveCopies(t, "DB01")
+		g.put(t, "servers/MBX4", org.Server{Name: "MBX4", Volumes: []org.VolumeName{"vol1"}})
+		s.beforeCommit = func() { g.put(t, org.VolumeKey("MBX4", "vol1"), org.VolumeRow{State: org.VolumeSpare}) }
+		if _, err := order(t, k, name, in); !kind.Is(err, kind.Conflict) || !strings.Contains(err.Error(), "volume vol1 of MBX4 is not for copies") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
