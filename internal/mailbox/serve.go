@@ -302,15 +302,18 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	h.From, h.To = ch.From, ch.End
-	b, err := codec.Marshal(ch)
-	if err != nil {
-		return false, err
+	frame, b := byte(frameData), ch.Data
+	if len(ch.Elided) > 0 { // a chunk that is whole goes as log fresh from memory does
+		frame = frameChunk
+		if b, err = codec.Marshal(ch); err != nil {
+			return false, err
+		}
 	}
 	f.pos, f.told = ch.End, h.Commit
 	if f.l != nil {
 		f.l.owed(f.peer, f.pos.LSN)
 	}
-	return true, f.s.send(frameChunk, h.encode(), b)
+	return true, f.s.send(frame, h.encode(), b)
 }
 
 func (f *feed) readAcks(line int) {

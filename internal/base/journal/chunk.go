@@ -22,6 +22,9 @@ type Elision struct {
 	Length int64 `cbor:"2,keyasint"`
 }
 
+// chunkSlack is room for the end of the last record of a chunk, in bytes.
+const chunkSlack = 64 << 10
+
 // Chunk reads whole records from the boundary from on, about max bytes (at
 // least one record), up to the durable end. Bodies that are holes here, or
 // for which dead is true (nil: none), are left out. Everything else is
@@ -35,6 +38,8 @@ func (l *Log) Chunk(from org.LSN, max int, dead func(org.LSN) bool) (Chunk, erro
 	c := Chunk{From: at, End: at}
 	w := &walker{l: l, at: at, linked: true}
 	end := l.End().LSN
+	// Made whole at once: a chunk that grows is copied several times.
+	c.Data = make([]byte, 0, min(int64(end-at.LSN), int64(max)+chunkSlack))
 	for w.at.LSN < end && len(c.Data) < max {
 		// A body that is left out is not read: ask before.
 		d := withBody
