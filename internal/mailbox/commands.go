@@ -452,11 +452,13 @@ func (k *Keeper) removeCopy(ctx context.Context, in removeCopy) (command.Plan, e
 		if m.IsInSync(in.Server) && len(m.InSync) == 2 {
 			p.Steps[0].Detail += "; the active copy will be the only one in sync"
 		}
+		if err := leaveSet(m, in.Server); err != nil {
+			return err
+		}
 		if in.DryRun {
 			return errDry
 		}
 		d.Copies = slices.Delete(d.Copies, i, i+1)
-		leaveSet(m, in.Server)
 		return nil
 	})
 	return finish(p, err)
@@ -517,18 +519,19 @@ func (k *Keeper) reseedCopy(ctx context.Context, in reseedCopy) (command.Plan, e
 		{Name: "empty copy", Detail: fmt.Sprintf("%s on %s", in.Database, in.Server)},
 		{Name: "seed", Detail: "from " + cmpOr(string(in.SeedFrom), "the active copy")},
 	}}
-	if in.DryRun {
-		return finish(p, k.editPassive(ctx, in.copyArg, "reseeded", func(*org.Database, int, *org.Mount) error { return errDry }))
-	}
-	return finish(p, k.orderReseed(ctx, in.copyArg, "reseeded", false, func(c *org.Copy) {
+	return finish(p, k.orderReseed(ctx, in.copyArg, "reseeded", false, func(c *org.Copy) error {
+		if in.DryRun {
+			return errDry
+		}
 		c.SeedFrom, c.SeedNetwork, c.SeedRate = in.SeedFrom, "", in.SeedRate
+		return nil
 	}))
 }
 
 // orderReseed takes a passive copy out of the in-sync set and orders it emptied
 // in one step: a copy must not empty itself while the set names it. With safe it
 // is refused where mayEmpty says so.
-func (k *Keeper) orderReseed(ctx context.Context, in copyArg, what string, safe bool, with func(*org.Copy)) error {
+func (k *Keeper) orderReseed(ctx context.Context, in copyArg, what string, safe bool, with func(*org.Copy) error) error {
 	return k.editPassive(ctx, in, what, func(d *org.Database, i int, m *org.Mount) error {
 		if safe {
 			if err := mayEmpty(*m, in); err != nil {
@@ -541,13 +544,10 @@ func (k *Keeper) orderReseed(ctx context.Context, in copyArg, what string, safe 
 		if c.SuspendComment == seededComment || c.SuspendComment == cancelledComment {
 			c.ActivationSuspended, c.SuspendComment = false, ""
 		}
-		with(c)
-		if m.IsInSync(in.Server) && len(m.InSync) == 1 {
-			// A dismounted database has no active copy that would be in the set.
-			return kind.WithHint(kind.Errorf(kind.Conflict, "the copy of %s on %s is the only one in sync: emptied, there would be none", in.Database, in.Server), "postern database mount "+string(in.Database))
+		if err := leaveSet(m, in.Server); err != nil {
+			return err
 		}
-		leaveSet(m, in.Server)
-		return nil
+		return with(c)
 	})
 }
 

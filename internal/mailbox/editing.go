@@ -105,7 +105,12 @@ func passive(m org.Mount, in copyArg, what string) error {
 	return nil
 }
 
-// leaveSet takes a server out of the in-sync set.
-func leaveSet(m *org.Mount, s org.ServerName) {
+// leaveSet takes a server out of the in-sync set; Conflict where it is the last
+// one there: a dismounted database has no active copy that would be.
+func leaveSet(m *org.Mount, s org.ServerName) error {
+	if m.IsInSync(s) && len(m.InSync) == 1 {
+		return kind.WithHint(kind.Errorf(kind.Conflict, "the copy of %s on %s is the only one in sync: without it there would be none", m.Database, s), "postern database mount "+string(m.Database))
+	}
 	m.InSync = slices.DeleteFunc(m.InSync, func(x org.ServerName) bool { return x == s })
+	return nil
 }

@@ -240,12 +240,16 @@ func TestNoCopyOnAServerThatLeft(t *testing.T) {
 }
 
 // TestOnlyCopyInSync: of a dismounted database no copy is active, and the last one
-// that holds everything is not emptied all the same.
+// that holds everything is neither emptied nor removed all the same.
 func TestOnlyCopyInSync(t *testing.T) {
 	k, g, _ := passiveCopies(t, "DB01")
 	g.put(t, MountKey("DB01"), org.Mount{Database: "DB01", Term: 2, InSync: []org.ServerName{"MBX2"}})
-	if _, err := order(t, k, "copy reseed", `{"database":"DB01","server":"MBX2"}`); !kind.Is(err, kind.Conflict) || !g.mount(t).IsInSync("MBX2") {
-		t.Errorf("the only one in sync: %v", err)
+	for _, verb := range []string{"copy reseed", "copy remove"} {
+		for _, in := range []string{`{"database":"DB01","server":"MBX2","dry_run":true}`, `{"database":"DB01","server":"MBX2"}`} {
+			if _, err := order(t, k, verb, in); !kind.Is(err, kind.Conflict) || !g.mount(t).IsInSync("MBX2") {
+				t.Errorf("%s %s, the only one in sync: %v", verb, in, err)
+			}
+		}
 	}
 	if _, err := order(t, k, "copy reseed", `{"database":"DB01","server":"MBX3"}`); err != nil || !g.mount(t).IsInSync("MBX2") {
 		t.Errorf("another one: %v", err)

@@ -205,7 +205,8 @@ func (k *Keeper) mayUpdate(t copyArg, in updateCopy) error {
 	if in.SafeDelete {
 		return mayEmpty(m, t)
 	}
-	return nil
+	m.InSync = slices.Clone(m.InSync)
+	return leaveSet(&m, t.Server)
 }
 
 // mayEmpty refuses where fewer than two other copies would hold everything.
@@ -263,7 +264,7 @@ func (k *Keeper) runUpdates(ctx context.Context, p command.Plan, targets []copyA
 // orderUpdate orders one seed and returns its number.
 func (k *Keeper) orderUpdate(ctx context.Context, t copyArg, in updateCopy) (int, error) {
 	n := 0
-	order := func(c *org.Copy) {
+	order := func(c *org.Copy) error {
 		c.SeedFrom, c.SeedNetwork, c.SeedManual = in.Source, in.Network, in.ManualResume
 		if in.Rate > 0 {
 			c.SeedRate = in.Rate
@@ -272,6 +273,7 @@ func (k *Keeper) orderUpdate(ctx context.Context, t copyArg, in updateCopy) (int
 			c.SeedRate = 0
 		}
 		n = c.SeedCount
+		return nil
 	}
 	err := k.orderReseed(ctx, t, "seeded", in.SafeDelete, order) // sets n
 	return n, err
