@@ -20,7 +20,6 @@ type Memory struct {
 	view    *memoryView
 	changed chan struct{}
 	down    error
-	before  func() // what others do once, before the next change
 }
 
 type memoryView struct {
@@ -71,13 +70,6 @@ func (m *Memory) Sync(context.Context) error {
 func (m *Memory) Commit(ctx context.Context, t cluster.Txn) (int64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
-	}
-	m.mu.Lock()
-	before := m.before
-	m.before = nil
-	m.mu.Unlock()
-	if before != nil {
-		before()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
