@@ -97,7 +97,7 @@ func (f *feed) spared(now, own time.Time) bool {
 	f.l.mu.Lock()
 	defer f.l.mu.Unlock()
 	m := f.l.members[f.peer]
-	return m != nil && f.l.commit == f.told && now.Sub(m.heard) <= f.c.k.cfg.idleHeartbeat()+f.c.k.cfg.Heartbeat
+	return m != nil && uint64(f.l.commit) == f.told.Load() && now.Sub(m.heard) <= f.c.k.cfg.idleHeartbeat()+f.c.k.cfg.Heartbeat
 }
 
 // beatJointly sends a sign of life for all other databases, if that is for this
@@ -195,7 +195,7 @@ func (f *feed) beat(now time.Time) error {
 		b.Sent = int64(now.Sub(f.l.start))
 		f.l.mu.Unlock()
 	}
-	f.told = b.Commit
+	f.told.Store(uint64(b.Commit))
 	return f.s.send(frameBeat, b.encode())
 }
 
@@ -208,7 +208,7 @@ func (f *feed) nextBeat(last time.Time, commit org.LSN) time.Time {
 		return last
 	}
 	pause := f.c.k.cfg.Heartbeat
-	if commit == f.told {
+	if uint64(commit) == f.told.Load() {
 		pause = f.c.k.cfg.idleHeartbeat()
 	}
 	return last.Add(pause - last.Sub(f.c.k.began)%pause)

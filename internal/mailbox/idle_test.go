@@ -45,15 +45,15 @@ func TestMembersPause(t *testing.T) {
 // the lease, and all beats fall together.
 func TestNextBeat(t *testing.T) {
 	k := &Keeper{cfg: Config{}.WithDefaults(), began: time.Unix(1000, 0)}
-	f := &feed{c: &dbCopy{k: k}, told: 7}
+	f := &feed{c: &dbCopy{k: k}}
 	at := func(ms int) time.Time { return k.began.Add(time.Duration(ms) * time.Millisecond) }
 	for _, c := range []struct {
 		last, next int
 		told       bool
 	}{{230, 300, false}, {230, 400, true}, {399, 400, true}, {400, 600, true}, {400, 500, false}} {
-		f.told = 7
+		f.told.Store(7)
 		if !c.told {
-			f.told = 6
+			f.told.Store(6)
 		}
 		if got := f.nextBeat(at(c.last), 7); !got.Equal(at(c.next)) {
 			t.Errorf("after %d ms, all told %v: %s, want %d ms", c.last, c.told, got.Sub(k.began), c.next)

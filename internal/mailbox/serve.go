@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/postern-mail/postern/internal/base/codec"
@@ -163,10 +164,10 @@ type feed struct {
 	pos  journal.Position
 	// whole sends, without a leader, all that is in the log.
 	whole bool
-	keep  bool    // also bodies that nobody needs here
-	told  org.LSN // what the peer was told to be confirmed
-	joint bool    // the peer reads joint beats
-	line  int     // number of the connection, for a leader
+	keep  bool          // also bodies that nobody needs here
+	told  atomic.Uint64 // the position up to which the peer was told all is confirmed
+	joint bool          // the peer reads joint beats
+	line  int           // number of the connection, for a leader
 }
 
 func (f *feed) run(ctx context.Context) error {
@@ -267,7 +268,8 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 			for _, p := range ps {
 				parts = append(parts, p.data)
 			}
-			f.pos, f.told = h.To, h.Commit
+			f.pos = h.To
+			f.told.Store(uint64(h.Commit))
 			f.l.owed(f.peer, f.pos.LSN)
 			return true, f.s.send(frameData, parts...)
 		}
@@ -309,7 +311,8 @@ func (f *feed) sendSome(ctx context.Context) (bool, error) {
 			return false, err
 		}
 	}
-	f.pos, f.told = ch.End, h.Commit
+	f.pos = ch.End
+	f.told.Store(uint64(h.Commit))
 	if f.l != nil {
 		f.l.owed(f.peer, f.pos.LSN)
 	}

@@ -313,10 +313,6 @@ func TestInterrupted(t *testing.T) {
 				var wg sync.WaitGroup
 				wg.Go(func() { _ = a.Run(inner) }) // it returns nil
 				wg.Go(func() { _ = b.Run(ctx) })
-				p, err := b.Start(t.Context(), ownSteps(t, k, Order{Pause: 20 * time.Second}))
-				if err != nil {
-					t.Fatal(err)
-				}
 				writes := 0
 				st.Hook(func(by org.ServerName, done bool) bool {
 					if by != "MBX1" || done != (how == "after") {
@@ -329,6 +325,10 @@ func TestInterrupted(t *testing.T) {
 					}
 					return writes < n
 				})
+				p, err := b.Start(t.Context(), ownSteps(t, k, Order{Pause: 20 * time.Second}))
+				if err != nil {
+					t.Fatal(err)
+				}
 				p, err = b.Await(t.Context(), p.ID, func(string) {})
 				boot, _ := st.View().Get("boot/MBX3")
 				if err != nil || p.State != org.PlanDone || string(boot.Value) != "bx v1.1.0" {
